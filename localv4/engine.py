@@ -1,0 +1,401 @@
+"""The engine: an open checkpoint ready to compute, and everything made from it.
+
+`load` is the front door of the Python API.  Knows how the parts fit together and none of
+their insides.
+"""
+
+import json
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import psutil
+from numpy.typing import ArrayLike, NDArray
+
+from localv4.checkpoint import Checkpoint
+from localv4.config import ModelConfig
+from localv4.encoding import Profile, detect_profile
+from localv4.errors import InvalidInput, LocalV4Error, OutOfBudget, UnsupportedModel
+from localv4.generate import Generation, default_stop_ids, generate
+from localv4.kernels.threads import choose_threads, computing
+from localv4.kv_cache import KVCache, LayerCache
+from localv4.memory import MemoryPlan, kv_bytes, make_plan
+from localv4.model import Block, Model
+from localv4.models import resolve
+from localv4.mtp import MtpBlock
+from localv4.prompt import Prompt, PromptFormat
+from localv4.rope import Rope
+from localv4.sampling import Sampler, SamplingParams
+from localv4.session import CHUNK_TOKENS, Session
+from localv4.sizes import format_bytes, parse_bytes
+from localv4.stats import Stats
+from localv4.step import Step
+from localv4.tokenizer import Tokenizer
+
+__all__ = ["Engine", "load"]
+
+F32 = NDArray[np.float32]
+Numerics = Literal["trained", "float32"]
+_PROFILES = ("preview", "official")
+
+
+def _choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise InvalidInput unless a value is one of the choices."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise InvalidInput(f"{name} is {value!r}; it must be one of {listed}.")
+
+
+def _default_thinking(folder: Path) -> str:
+    """Return "off" where generation_config.json says so, else "high"."""
+    try:
+        content = json.loads((folder / "generation_config.json").read_bytes()[: 2**20])
+    except (OSError, ValueError, RecursionError):
+        return "high"
+    says_off = isinstance(content, dict) and content.get("localv4_thinking") == "off"
+    return "off" if says_off else "high"
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    numerics: Numerics = "trained",
+    draft: Literal["mtp"] | None = None,
+    profile: Profile | None = None,
+) -> "Engine":
+    """Open a checkpoint and make it ready to compute.
+
+    Parameters
+    ----------
+    path
+        A folder; None for the built-in default model, which is made on first use.
+    memory
+        Hard budget for what the process holds (the weights' map is page cache and apart):
+        bytes or a text such as "24GiB"; None takes what is available.
+    threads
+        Compute threads; None takes all CPUs this process may run on.
+    numerics
+        "trained": activations are rounded to FP8, FP4 and BF16 where the model was trained
+        with it.  "float32": nowhere; the KV state is float32 too (verification).
+    draft
+        "mtp" also runs the checkpoint's MTP block, for `Session.draft`.
+    profile
+        How reasoning effort is asked for: "preview" or "official"; None asks the checkpoint.
+
+    Raises
+    ------
+    ModelNotFound, DamagedCheckpoint, UnsupportedModel
+        No folder, files that contradict themselves, or another architecture.
+    OutOfBudget
+        The budget is too small; the message names one that is not.
+    InvalidInput
+        An argument is out of its range.
+    """
+    _choice("numerics", numerics, ("trained", "float32"))
+    _choice("draft", draft, (None, "mtp"))
+    _choice("profile", profile, (None, *_PROFILES))
+    n_threads = choose_threads(threads)
+    budget = None if memory is None else parse_bytes(memory)
+    folder = resolve(None if path is None else str(path))
+    checkpoint = Checkpoint.open(folder)
+    try:
+        if draft == "mtp" and not checkpoint.has_mtp:
+            raise UnsupportedModel(
+                f"{folder} has no MTP block that localv4 can run; load it without draft."
+            )
+        return Engine(checkpoint, budget, n_threads, numerics, draft, profile)
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
+class Engine:
+    """An open checkpoint; made by `load`.  A context manager.
+
+    Attributes
+    ----------
+    config
+        The model's sizes, frozen.
+    tokenizer
+        None if the checkpoint has no tokenizer.json.
+    plan
+        Bytes by purpose.
+    numerics
+        "trained" or "float32".
+    profile
+        Chat profile in force.
+    is_base
+        A Base checkpoint, which has no chat format.
+    default_thinking
+        Thinking level of a prompt that names none.
+    threads
+        Compute threads.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        budget: int | None,
+        n_threads: int,
+        numerics: Numerics,
+        draft: Literal["mtp"] | None,
+        profile: Profile | None,
+    ) -> None:
+        self.config: ModelConfig = checkpoint.config
+        self.numerics = numerics
+        self.threads = n_threads
+        self.is_base = checkpoint.expert_format == "fp8"
+        self.profile: Profile = profile or detect_profile(checkpoint.path, self.config)
+        self.default_thinking = _default_thinking(checkpoint.path)
+        self.tokenizer = Tokenizer.from_folder(checkpoint.path, self.config.vocab_size)
+        self._trained = numerics == "trained"
+        self._checkpoint: Checkpoint | None = checkpoint
+        self._model = Model(checkpoint)
+        self._mtp = MtpBlock(checkpoint, self._model) if draft == "mtp" else None
+        self._rope = Rope(self.config)
+        self._stats = Stats()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        chunk = min(CHUNK_TOKENS, self.config.max_position_embeddings)
+        self.plan: MemoryPlan = make_plan(
+            checkpoint, budget, chunk, self._trained, self._mtp is not None
+        )
+
+    def __enter__(self) -> Self:
+        """Return the engine."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+    def close(self) -> None:
+        """Release the checkpoint; sessions of this engine cannot be used afterwards."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is not None:
+            with computing(self.threads):
+                checkpoint.close()
+
+    @property
+    def stats(self) -> Stats:
+        """Counters so far; resident_bytes and kv_bytes as they are now."""
+        return replace(
+            self._stats,
+            resident_bytes=int(psutil.Process().memory_info().rss),
+            kv_bytes=sum(session.kv_bytes for session in self._sessions),
+        )
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """How this checkpoint wants its prompts."""
+        return PromptFormat(
+            self.tokenizer, self.profile, not self.is_base, self.config.bos_token_id
+        )
+
+    def session(self, context: int | None = None) -> Session:
+        """Return an empty sequence.
+
+        Parameters
+        ----------
+        context
+            Most tokens it may hold; None for as many as the model and the budget allow.
+
+        Raises
+        ------
+        InvalidInput
+            Less than one token, or more than the model's max_position_embeddings.
+        OutOfBudget
+            The KV state of that many tokens does not fit the memory budget.
+        """
+        most = self.config.max_position_embeddings
+        if context is None:
+            context = most
+        elif not 1 <= context <= most:
+            raise InvalidInput(
+                f"A context of {context} tokens was asked for; this model holds 1 to {most}."
+            )
+        elif self._kv_bytes(context) > self.plan.kv:
+            raise OutOfBudget(
+                f"A context of {context} tokens needs {format_bytes(self._kv_bytes(context))} of "
+                f"KV state, and the budget leaves {format_bytes(self.plan.kv)}; give more "
+                "memory or a smaller context."
+            )
+        session = Session(
+            self._model,
+            self._mtp,
+            context,
+            self._trained,
+            self._computing,
+            self._admit,
+            self._stats,
+        )
+        self._sessions.add(session)
+        return session
+
+    def generate(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        session: Session | None = None,
+        thinking: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        logprobs: int | None = None,
+    ) -> Generation:
+        """Answer a prompt: an iterator of events (see `localv4.generate.Event`).
+
+        Parameters
+        ----------
+        prompt
+            Ids (fed behind what the session holds), text (the same, without a template; BOS
+            begins an empty session), or messages: the whole conversation, of which the
+            session's tokens are kept if they are its beginning and dropped if not.
+        sampling
+            How tokens are chosen; None for `SamplingParams()`.
+        max_tokens
+            Most tokens to sample; None goes on until the model stops or the context is full.
+        stop
+            Strings that end the answer.
+        session
+            None for a new one with the largest context.
+        thinking
+            "off", "low", "high" or "max"; None for `default_thinking`.  For messages.
+        tools
+            Tools offered in the prompt.  For messages.
+        logprobs
+            Give each token's logprob beside this many of the most likely.
+
+        Raises
+        ------
+        InvalidInput, FormatError, ContextOverflow
+            The prompt or an argument cannot be used; raised before any work.
+        """
+        if session is None:
+            session = self.session()
+        level = self.default_thinking if thinking is None else thinking
+        ids, mode = self.prompt_format.ids(prompt, level, tools, continues=session.position > 0)
+        if mode is not None and session.position:
+            held = session.ids
+            if len(held) < len(ids) and ids[: len(held)] == held:
+                ids = ids[len(held) :]
+            else:
+                session.reset()
+        session.check_fits(ids)
+        return generate(
+            session,
+            self.tokenizer,
+            ids,
+            sampler=Sampler(sampling or SamplingParams()),
+            max_tokens=max_tokens,
+            stop=stop,
+            stop_ids=default_stop_ids(self.tokenizer, self.config.eos_token_id),
+            thinking_mode=mode,
+            tools=tools,
+            logprobs=logprobs,
+        )
+
+    def run_attention(self, layer: int, x: ArrayLike) -> F32:
+        """Run one layer's attention on given inputs from an empty state (verification).
+
+        Parameters
+        ----------
+        layer
+            0..num_hidden_layers-1.
+        x
+            float32 [n_tokens, d], normalised inputs ("attn_in").
+
+        Returns
+        -------
+        float32 [n_tokens, d] ("attn_out").
+        """
+        block = self._block(layer)
+        inputs = self._states(x, (self.config.hidden_size,))
+        with self._computing():
+            step = self._step(np.zeros(len(inputs), np.int64))
+            return block.attention.forward(inputs, self._empty(layer), step)
+
+    def run_ffn(self, layer: int, x: ArrayLike, ids: ArrayLike) -> F32:
+        """Run one layer's experts on given inputs ("ffn_in" -> "ffn_out", verification)."""
+        block = self._block(layer)
+        inputs = self._states(x, (self.config.hidden_size,))
+        with self._computing():
+            return block.experts.forward(inputs, self._step(self._ids(ids, len(inputs))))
+
+    def run_block(self, layer: int, h: ArrayLike, ids: ArrayLike) -> F32:
+        """Run one block on given states from an empty state (verification).
+
+        Parameters
+        ----------
+        layer
+            0..num_hidden_layers-1.
+        h
+            float32 [n_tokens, hc_mult, d].
+        ids
+            [n_tokens].
+
+        Returns
+        -------
+        float32 [n_tokens, hc_mult, d].
+        """
+        block = self._block(layer)
+        hidden = self._states(h, (self.config.hc_mult, self.config.hidden_size))
+        with self._computing():
+            step = self._step(self._ids(ids, len(hidden)))
+            return block.forward(hidden, self._empty(layer), step)
+
+    def _computing(self) -> AbstractContextManager[None]:
+        if self._checkpoint is None:
+            raise LocalV4Error("The engine was closed; load the checkpoint again.")
+        return computing(self.threads)
+
+    def _kv_bytes(self, n_tokens: int) -> int:
+        return kv_bytes(self.config, n_tokens, self._trained, self._mtp is not None)
+
+    def _admit(self, session: Session, n_tokens: int) -> None:
+        """Raise OutOfBudget if feeding a session this many tokens would exceed the plan."""
+        held = sum(other.kv_bytes for other in self._sessions if other is not session)
+        needed = held + self._kv_bytes(session.position + n_tokens)
+        if needed > self.plan.kv:
+            raise OutOfBudget(
+                f"{session.position + n_tokens} tokens need {format_bytes(needed)} of KV state, "
+                f"and the budget leaves {format_bytes(self.plan.kv)}; give more memory."
+            )
+
+    def _block(self, layer: int) -> Block:
+        if not 0 <= layer < self.config.num_hidden_layers:
+            raise InvalidInput(
+                f"Layer {layer} does not exist; there are 0..{self.config.num_hidden_layers - 1}."
+            )
+        return self._model.blocks[layer]
+
+    def _states(self, values: ArrayLike, shape: tuple[int, ...]) -> F32:
+        states = np.ascontiguousarray(values, np.float32)
+        if states.shape[1:] != shape or not len(states):
+            raise InvalidInput(f"States have the shape (n, *{shape}), not {states.shape}.")
+        return states
+
+    def _ids(self, ids: ArrayLike, count: int) -> NDArray[np.int64]:
+        tokens = np.asarray(ids, np.int64)
+        if tokens.shape != (count,):
+            raise InvalidInput(f"{count} states need {count} ids, not shape {tokens.shape}.")
+        if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
+            raise InvalidInput(f"Ids must be in 0..{self.config.vocab_size - 1}.")
+        return tokens
+
+    def _step(self, ids: NDArray[np.int64]) -> Step:
+        return Step(ids, 0, self._trained, self._rope)
+
+    def _empty(self, layer: int) -> LayerCache:
+        return KVCache.empty(self.config, self._trained, mtp=False).layers[layer]

@@ -1,0 +1,140 @@
+"""A thin layer over llvmlite for vector code: sixteen float32 lanes, any target.
+
+Knows nothing of formats or layouts.  Only portable vector instructions are emitted
+(shuffles, shifts, fused multiply-add), so LLVM lowers them to AVX-512, AVX2, NEON or
+whatever the CPU has, with the same result in every bit.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+__all__ = ["F32", "F32X16", "I8", "I16", "I32", "I64", "LANES", "Emitter", "vector"]
+
+LANES = 16
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+F32 = ir.FloatType()
+
+
+def vector(element: Any, lanes: int = LANES) -> Any:
+    """Return the LLVM type of `lanes` elements."""
+    return ir.VectorType(element, lanes)
+
+
+F32X16 = vector(F32)
+
+
+class Emitter:
+    """Emits vector instructions at the builder's position."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def constant(self, element: Any, values: Sequence[float]) -> Any:
+        """Return a vector constant."""
+        return ir.Constant(vector(element, len(values)), list(values))
+
+    def splat_constant(self, element: Any, value: float, lanes: int = LANES) -> Any:
+        """Return a vector constant with one value in every lane."""
+        return self.constant(element, [value] * lanes)
+
+    def splat(self, value: Any, lanes: int = LANES) -> Any:
+        """Copy a scalar into every lane."""
+        kind = vector(value.type, lanes)
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, ir.Constant(I32, 0))
+        return self.builder.shuffle_vector(first, undefined, self.constant(I32, [0] * lanes))
+
+    def shuffle(self, first: Any, second: Any, lanes: Iterable[int]) -> Any:
+        """Pick lanes of the concatenation of two vectors."""
+        return self.builder.shuffle_vector(first, second, self.constant(I32, list(lanes)))
+
+    def offset(self, address: Any, step: Any, count: int = 1) -> Any:
+        """Return address + step * count; step is a value or a number of bytes."""
+        if isinstance(step, int):
+            return self.builder.add(address, ir.Constant(I64, step * count))
+        return self.builder.add(address, self.builder.mul(step, ir.Constant(I64, count)))
+
+    def at(self, address: Any, index: Any, n_bytes: int) -> Any:
+        """Return the address of record `index` in an array of records."""
+        return self.builder.add(address, self.builder.mul(index, ir.Constant(I64, n_bytes)))
+
+    def load(self, address: Any, kind: Any) -> Any:
+        """Load from an address of any alignment."""
+        value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
+        value.align = 1
+        return value
+
+    def store(self, address: Any, value: Any) -> None:
+        """Store to an address of any alignment."""
+        self.builder.store(
+            value, self.builder.inttoptr(address, value.type.as_pointer())
+        ).align = 1
+
+    def fma(self, left: Any, right: Any, addend: Any) -> Any:
+        """Return left * right + addend, rounded once, lane by lane."""
+        kind = left.type
+        function = cgutils.get_or_insert_function(
+            self.builder.module,
+            ir.FunctionType(kind, [kind] * 3),
+            f"llvm.fma.v{kind.count}f32",
+        )
+        return self.builder.call(function, [left, right, addend])
+
+    def round_to_bf16(self, value: Any) -> Any:
+        """Round finite float32 (a scalar or lanes) to BF16, ties to even, kept as float32."""
+        builder = self.builder
+        scalar = value.type == F32
+        bits_kind = I32 if scalar else vector(I32)
+
+        def constant(number: int) -> Any:
+            return ir.Constant(I32, number) if scalar else self.splat_constant(I32, number)
+
+        bits = builder.bitcast(value, bits_kind)
+        odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+        bits = builder.add(builder.add(bits, constant(0x7FFF)), odd)
+        return builder.bitcast(builder.and_(bits, constant(-65536)), value.type)
+
+    def lane_sum(self, value: Any) -> Any:
+        """Sum the lanes as a tree: upper half onto lower half until one is left."""
+        count = value.type.count
+        while count > 1:
+            count //= 2
+            lower = self.shuffle(value, value, range(count))
+            upper = self.shuffle(value, value, range(count, 2 * count))
+            value = self.builder.fadd(lower, upper)
+        return self.builder.extract_element(value, ir.Constant(I32, 0))
+
+    def copy_bytes(self, target: Any, source: Any, count: Any) -> None:
+        """Copy a number of bytes known at run time, one at a time."""
+        with cgutils.for_range(self.builder, count) as loop:
+            byte = self.load(self.builder.add(source, loop.index), I8)
+            self.store(self.builder.add(target, loop.index), byte)
+
+    def zeroed(self, n_bytes: int) -> Any:
+        """Return the address of stack memory and clear it (64-byte aligned)."""
+        memory = cgutils.alloca_once(self.builder, I8, size=ir.Constant(I32, n_bytes))
+        memory.align = 64
+        address = self.builder.ptrtoint(memory, I64)
+        for start in range(0, n_bytes, 64):
+            self.store(self.offset(address, start), self.splat_constant(I8, 0, 64))
+        return address
+
+    def accumulators(self, count: int) -> list[Any]:
+        """Return stack slots for `count` vectors of float32 zeros (registers after mem2reg)."""
+        slots = [cgutils.alloca_once(self.builder, F32X16) for _ in range(count)]
+        for slot in slots:
+            self.builder.store(self.splat_constant(F32, 0.0), slot)
+        return slots
+
+    def loop(self, count: Any, body: Callable[[Any], None]) -> None:
+        """Emit body(index) for index in 0..count-1."""
+        with cgutils.for_range(self.builder, count) as loop:
+            body(loop.index)
+
+    def when(self, condition: Any, body: Callable[[], None]) -> None:
+        """Emit body under an unlikely condition."""
+        with self.builder.if_then(condition, likely=False):
+            body()

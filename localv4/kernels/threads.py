@@ -1,0 +1,56 @@
+"""Which threads compute: one caller at a time, a chosen number of numba's workers.
+
+numba's fallback threading layer aborts the process when two threads run parallel kernels at
+once, and its worker count is a setting of each calling thread.  So every computation runs
+inside `computing`, which holds a lock and sets the count.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# libgomp's waiting threads spin by default, which costs a factor of ten as soon as another
+# program wants a core.  Read when the threading layer starts, so it is set before numba.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numba
+
+from localv4.errors import InvalidInput
+
+__all__ = ["choose_threads", "computing"]
+
+_lock = threading.RLock()
+
+
+def choose_threads(asked: int | None) -> int:
+    """Return the number of compute threads to use.
+
+    Parameters
+    ----------
+    asked
+        A wish, or None for all CPUs that this process may run on.
+
+    Raises
+    ------
+    InvalidInput
+        The wish is below 1 or more than the machine has.
+    """
+    most = int(numba.config.NUMBA_NUM_THREADS)
+    if asked is None:
+        return min(most, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else most)
+    if not 1 <= asked <= most:
+        raise InvalidInput(f"{asked} threads were asked for, but this machine runs 1 to {most}.")
+    return asked
+
+
+@contextmanager
+def computing(n_threads: int) -> Iterator[None]:
+    """Hold the right to run kernels on `n_threads` threads."""
+    with _lock:
+        before = numba.get_num_threads()
+        numba.set_num_threads(n_threads)
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)

@@ -1,0 +1,108 @@
+"""From what a caller gives as a prompt to token ids.
+
+A list of ids is taken as it is, a string is text without a template, a list of messages is
+rendered in the chat format.  Control tokens come from ids and from the template alone, never
+from a caller's text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from localv4.encoding import Profile, ThinkingMode, render, thinking_arguments
+from localv4.errors import InvalidInput
+from localv4.tokenizer import Tokenizer
+
+__all__ = ["Prompt", "PromptFormat", "with_tools"]
+
+Messages = Sequence[Mapping[str, Any]]
+Prompt = str | Sequence[int] | Messages
+
+
+def with_tools(messages: Messages, tools: Sequence[Mapping[str, Any]] | None) -> Messages:
+    """Return the messages with tools offered in the first system message (made if missing)."""
+    if not tools:
+        return messages
+    if messages and isinstance(messages[0], Mapping) and messages[0].get("role") == "system":
+        return [{**messages[0], "tools": list(tools)}, *messages[1:]]
+    return [{"role": "system", "content": "", "tools": list(tools)}, *messages]
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How this checkpoint wants its prompts.
+
+    Attributes
+    ----------
+    tokenizer
+        None if the checkpoint has none; prompts are then lists of ids.
+    profile
+        How reasoning effort is asked for.
+    has_chat
+        False for a Base checkpoint, which has no chat format.
+    bos_token_id
+        Begins every text.
+    """
+
+    tokenizer: Tokenizer | None
+    profile: Profile
+    has_chat: bool
+    bos_token_id: int
+
+    def ids(
+        self,
+        prompt: Prompt,
+        thinking: str,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        continues: bool = False,
+    ) -> tuple[list[int], ThinkingMode | None]:
+        """Return token ids, and how the completion begins (None: plain text).
+
+        Parameters
+        ----------
+        prompt
+            Ids, text or messages.
+        thinking
+            "off", "low", "high" or "max", for messages.
+        tools
+            Offered to the model, for messages.
+        continues
+            A text goes on from tokens that are there already, so BOS is not added.
+
+        Raises
+        ------
+        InvalidInput
+            An empty prompt, text for a checkpoint without a tokenizer, messages for a Base
+            checkpoint, or a thinking level that the profile lacks.
+        FormatError
+            Messages that the chat format cannot render.
+        """
+        if isinstance(prompt, str):
+            text = self._tokenizer().encode(prompt)
+            return (text if continues else [self.bos_token_id, *text]), None
+        items = list(prompt)
+        if not items:
+            raise InvalidInput("The prompt is empty: give text, messages or at least one token id.")
+        if not isinstance(items[0], Mapping):
+            return [int(token) for token in items], None  # type: ignore[arg-type]
+        if not self.has_chat:
+            raise InvalidInput(
+                "A Base checkpoint has no chat format: give text to be continued "
+                "(localv4 run --raw), not messages."
+            )
+        mode, effort = thinking_arguments(thinking, self.profile)
+        messages = with_tools(items, tools)  # type: ignore[arg-type]
+        pieces = render(
+            [dict(message) for message in messages],
+            mode,
+            reasoning_effort=effort,
+            profile=self.profile,
+        )
+        return self._tokenizer().encode_pieces(pieces), mode
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise InvalidInput(
+                "This checkpoint has no tokenizer.json, so a prompt must be a list of token ids."
+            )
+        return self.tokenizer
