@@ -1,0 +1,101 @@
+"""Which tensors a checkpoint's folder lists, and which file holds each.
+
+Either model.safetensors.index.json with its shards, or one model.safetensors. Only files directly
+in the folder are believed: an index may not name a path. Nothing else of the folder is ever read,
+no pickle and no Python file. Knows nothing of what the tensors are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from localv4.errors import DamagedCheckpoint, ModelNotFound
+from localv4.shards import Shard, open_shard, refuse_impossible_name, shown
+from localv4.untrusted import read_object
+
+__all__ = ["INDEX_NAME", "SINGLE_NAME", "Listing", "list_tensors"]
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+_INDEX_LIMIT_BYTES = 100_000_000
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The tensors a folder says it has.
+
+    Attributes
+    ----------
+    source
+        Path of the index, or of the single file.
+    shard_of
+        Tensor name to file name.
+    total_bytes
+        Bytes of all listed tensors, as far as the index says it believably; None if it doesn't.
+    opened
+        Shards that had to be opened to make the listing: the single file.
+    """
+
+    source: Path
+    shard_of: Mapping[str, str]
+    total_bytes: int | None
+    opened: Mapping[str, Shard]
+
+
+def list_tensors(folder: Path) -> Listing:
+    """List the tensors of a checkpoint's folder.
+
+    Raises
+    ------
+    ModelNotFound
+        If it has neither an index nor a single file.
+    DamagedCheckpoint
+        If the index is malformed or names a file outside the folder.
+    """
+    index = read_object(folder / INDEX_NAME, _INDEX_LIMIT_BYTES)
+    if index is not None:
+        return _from_index(folder / INDEX_NAME, index)
+    shard = open_shard(folder / SINGLE_NAME)
+    if shard is None:
+        raise ModelNotFound(
+            f"{folder} holds neither {INDEX_NAME} nor {SINGLE_NAME}; localv4 reads safetensors "
+            "checkpoints only"
+        )
+    return Listing(
+        source=folder / SINGLE_NAME,
+        shard_of=dict.fromkeys(shard.tensors, SINGLE_NAME),
+        total_bytes=sum(tensor.nbytes for tensor in shard.tensors.values()),
+        opened={SINGLE_NAME: shard},
+    )
+
+
+def _from_index(source: Path, index: dict[str, object]) -> Listing:
+    shard_of = index.get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise DamagedCheckpoint(f"{source} has no weight_map; download it again")
+    if not all(isinstance(shard, str) for shard in shard_of.values()):
+        raise DamagedCheckpoint(f"{source} maps a tensor to no file name; download it again")
+    for name in shard_of:
+        refuse_impossible_name(name, source)
+    for shard in sorted(set(shard_of.values())):
+        if not _is_plain_name(shard):
+            raise DamagedCheckpoint(
+                f"{source} names the shard {shown(shard)}, which is no {_SUFFIX} file of the "
+                "checkpoint's own folder; don't trust this checkpoint"
+            )
+    metadata = index.get("metadata")
+    total_bytes = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if type(total_bytes) is not int or not 0 <= total_bytes < 2**63:
+        total_bytes = None
+    return Listing(source, shard_of, total_bytes, {})
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether a name is one file of the folder itself, on any system."""
+    return (
+        name.endswith(_SUFFIX)
+        and len(name) <= 255
+        and name.isprintable()
+        and not any(mark in name for mark in "/\\:")
+    )

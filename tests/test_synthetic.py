@@ -1,0 +1,229 @@
+import dataclasses
+import errno
+import itertools
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+
+from localv4 import synthetic
+from localv4.checkpoint import Checkpoint
+from localv4.errors import InvalidInput, OutOfBudget
+from localv4.quant import bf16, dequantise
+from localv4.shard_writer import write_shard
+from localv4.synthetic import PRESETS, Preset, synthesise
+from localv4.tokenizer import Tokenizer
+from tests.small_checkpoints import make_small
+
+PRESET_NAMES: list[Preset] = ["flash", "pro", "flash-base", "pro-base"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One checkpoint of every preset."""
+    folder = tmp_path_factory.mktemp("presets")
+    for preset in PRESET_NAMES:
+        synthesise(folder / preset, preset)
+    return folder
+
+
+RECIPE_CODES = [98, 201, 94, 206, 213, 72]
+RECIPE_EXPERTS = [[0, 2, 7], [0, 5, 2]]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def weights(checkpoint: Checkpoint, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The values of a quantised matrix."""
+    fp4 = checkpoint.tensors[f"{name}.weight"].dtype == "I8"
+    return dequantise(
+        checkpoint.view(f"{name}.weight"),
+        checkpoint.view(f"{name}.scale"),
+        "fp4" if fp4 else "fp8",
+    )
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_every_preset_opens_and_is_small(made: Path, preset: Preset) -> None:
+    with Checkpoint.open(made / preset) as checkpoint:
+        base = preset.endswith("base")
+        assert checkpoint.expert_format == ("fp8" if base else "fp4")
+        assert checkpoint.scale_dtype == ("F32" if base else "F8_E8M0")
+        assert checkpoint.has_mtp
+        kinds = {checkpoint.config.layer_kind(n) for n in range(6)}
+        assert kinds == {"sliding", "csa", "hca"}
+        for name in checkpoint.tensors:
+            if not name.endswith((".weight", "tid2eid")) or "norm" in name:
+                checkpoint.check_scales(name)
+    assert sum(len(content) for content in contents(made / preset).values()) < 12_000_000
+
+
+def test_a_group_of_heads_is_wider_than_hidden_size_on_pro_alone(made: Path) -> None:
+    for preset, differs in (("flash", False), ("pro", True)):
+        with Checkpoint.open(made / preset) as checkpoint:
+            columns = checkpoint.view("layers.0.attn.wo_a.weight").shape[1]
+            assert (columns != checkpoint.config.hidden_size) is differs
+
+
+@pytest.mark.parametrize("layout", ["release", "scattered", "single"])
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, layout: Any) -> None:
+    first, again, other = tmp_path / "first", tmp_path / "again", tmp_path / "other"
+    for folder, seed in ((first, 7), (again, 7), (other, 8)):
+        synthesise(folder, "flash", seed, (4,), layout=layout)
+    assert contents(first) == contents(again)
+    assert contents(first).keys() == contents(other).keys()
+    shard = sorted(first.glob("*.safetensors"))[-1].name
+    assert (first / shard).read_bytes() != (other / shard).read_bytes()
+
+
+def test_the_stream_of_a_seed_is_the_one_of_the_first_release(made: Path) -> None:
+    # A change here changes every synthetic checkpoint: raise the recipe of the built-in model too.
+    with Checkpoint.open(made / "flash") as checkpoint:
+        assert checkpoint.view("layers.2.attn.wq_a.weight")[0, :6].tolist() == RECIPE_CODES
+        assert checkpoint.view("layers.0.ffn.gate.tid2eid")[:2].tolist() == RECIPE_EXPERTS
+
+
+def test_shards_are_laid_out_like_the_releases(made: Path) -> None:
+    index = json.loads((made / "flash" / "model.safetensors.index.json").read_text())
+    shard = {name: int(file[6:11]) for name, file in index["weight_map"].items()}
+    assert shard["embed.weight"] == 1
+    assert {n for name, n in shard.items() if name.startswith("layers.3.")} == {5}
+    assert {shard[name] for name in ("norm.weight", "head.weight", "hc_head_fn")} == {7}
+    assert {n for name, n in shard.items() if name.startswith("mtp.")} == {8}
+    with Checkpoint.open(made / "flash") as checkpoint:
+        assert index["metadata"]["total_size"] == sum(t.nbytes for t in checkpoint.tensors.values())
+        # An expert is two runs: its three weights, its three scales.
+        for part in ("weight", "scale"):
+            run = [checkpoint.tensors[f"layers.3.ffn.experts.2.w{n}.{part}"] for n in (1, 2, 3)]
+            for left, right in itertools.pairwise(run):
+                assert left.offset + left.nbytes == right.offset
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_weights_are_scaled_for_logits_that_spread(made: Path, preset: Preset) -> None:
+    with Checkpoint.open(made / preset) as checkpoint:
+        width = checkpoint.config.hidden_size
+        head = bf16.decode(checkpoint.view("head.weight"))
+        assert 2 < np.sqrt(np.mean(head**2) * width) < 3.5
+        for name in ("attn.wq_a", "attn.wkv", "attn.wq_b", "ffn.experts.1.w1"):
+            matrix = weights(checkpoint, f"layers.2.{name}")
+            gain = float(np.sqrt(np.mean(matrix**2) * matrix.shape[1]))
+            low, high = (1.5, 4.5) if "experts" in name else (0.5, 2.0)
+            assert low < gain < high, name
+            half = matrix.shape[0] // 2
+            assert not np.array_equal(matrix[:half], matrix[half:])
+
+
+def test_magnitudes_differ_from_block_to_block(made: Path) -> None:
+    with Checkpoint.open(made / "flash") as checkpoint:
+        for name in ("layers.2.attn.wq_b", "layers.2.ffn.experts.1.w1"):
+            blocks = weights(checkpoint, name)[:128, :128].reshape(4, 32, 4, 32)
+            magnitude = np.sqrt((blocks**2).mean(axis=(1, 3)))
+            if "experts" not in name:
+                assert magnitude.max() > 1.8 * magnitude.min()
+            assert len(np.unique(checkpoint.view(f"{name}.scale"))) > 1
+    with Checkpoint.open(made / "flash-base") as checkpoint:
+        scales = checkpoint.view("layers.2.attn.wq_b.scale")
+        assert (np.frexp(scales)[0] != 0.5).all()  # no power of two among them
+
+
+def test_routing_tables_name_distinct_experts_and_all_of_them(made: Path) -> None:
+    with Checkpoint.open(made / "flash") as checkpoint:
+        table = np.sort(checkpoint.view("layers.1.ffn.gate.tid2eid"), axis=1)
+        assert (np.diff(table, axis=1) > 0).all()
+        assert set(np.unique(table)) == set(range(8))
+
+
+def test_the_tokenizer_and_the_settings_that_come_along(made: Path) -> None:
+    tokenizer = Tokenizer.from_folder(made / "pro")
+    assert tokenizer is not None
+    assert tokenizer.vocab_size == PRESETS["pro"].vocab_size
+    assert tokenizer.decode(tokenizer.encode("Grüße, 世界")) == "Grüße, 世界"
+    # The ids that the head favours are printable ASCII.
+    assert tokenizer.encode(" ~") == [2 + 0x20, 2 + 0x7E]
+    generation = json.loads((made / "pro" / "generation_config.json").read_text())
+    assert generation["localv4_thinking"] == "off"
+    assert (
+        json.loads((made / "pro" / "tokenizer_config.json").read_text())["add_bos_token"] is False
+    )
+
+
+def test_sizes_and_ratios_may_be_chosen(tmp_path: Path) -> None:
+    sizes = dataclasses.replace(PRESETS["flash"], n_routed_experts=4, vocab_size=500)
+    synthesise(tmp_path / "model", "flash", 1, (4, 0), sizes=sizes)
+    with Checkpoint.open(tmp_path / "model") as checkpoint:
+        assert checkpoint.config.compress_ratios == (4, 0)
+        assert checkpoint.view("head.weight").shape == (500, 256)
+        assert "layers.1.ffn.experts.4.w1.weight" not in checkpoint.tensors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "huge"}, "no preset 'huge'"),
+        ({"seed": -1}, "seed -1 is negative"),
+        ({"compress_ratios": ()}, "num_hidden_layers is 0"),
+        ({"compress_ratios": (0, 8)}, "ratios 0, 4 and 128"),
+        ({"sizes": dataclasses.replace(PRESETS["flash"], hidden_size=200)}, "hidden_size 200"),
+        ({"sizes": dataclasses.replace(PRESETS["flash"], vocab_size=100)}, "vocabulary of 100"),
+        ({"sizes": dataclasses.replace(PRESETS["flash"], num_experts_per_tok=9)}, "9 is larger"),
+    ],
+)
+def test_what_does_not_fit_the_format_is_refused(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        synthesise(tmp_path / "model", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_occupied_place_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path, tmp_path / "file"):
+        with pytest.raises(InvalidInput, match="is there already"):
+            synthesise(place)
+    with pytest.raises(InvalidInput, match="can't be written"):
+        synthesise(tmp_path / "file" / "model")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_empty_folder_is_filled_and_parents_are_made(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    make_small(tmp_path / "empty", ratios=(0,))
+    make_small(tmp_path / "a" / "b", ratios=(0,))
+    assert contents(tmp_path / "empty") == contents(tmp_path / "a" / "b")
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(errno.ENOSPC, OutOfBudget), (errno.EACCES, InvalidInput)]
+)
+def test_a_failed_write_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
+) -> None:
+    calls = itertools.count()
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        if next(calls) == 2:
+            raise OSError(number, "no")
+        write_shard(*arguments, **options)
+
+    monkeypatch.setattr(synthetic, "write_shard", fail)
+    with pytest.raises(error, match=str(tmp_path / "model")):
+        synthesise(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(synthetic, "random_tensor", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        synthesise(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
