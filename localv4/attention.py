@@ -117,9 +117,7 @@ class Attention:
         ring[np.arange(step.end - kept, step.end) % size] = rows[len(rows) - kept :]
         return window
 
-    def _compressed(
-        self, x: F32, latent: Lanes, cache: LayerCache, step: Step
-    ) -> tuple[I32, I32]:
+    def _compressed(self, x: F32, latent: Lanes, cache: LayerCache, step: Step) -> tuple[I32, I32]:
         """Append compressed entries; return those each token attends to and how many."""
         if cache.compressed is None or self.weights.compressor is None:
             return np.empty((step.n_tokens, 0), np.int32), np.zeros(step.n_tokens, np.int32)

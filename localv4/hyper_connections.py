@@ -18,9 +18,8 @@ __all__ = ["around", "before_head"]
 F32 = NDArray[np.float32]
 
 
-def _mix(hidden: F32, weights: HyperWeights) -> F32:
+def _mix(flat: F32, weights: HyperWeights) -> F32:
     """Multiply the flattened copies with fn: float32 [n_tokens, M]."""
-    flat = hidden.reshape(hidden.shape[0], -1)
     return matmul(arrange(flat, weights.fn.lanes, quantised=False), weights.fn, rounds=False)
 
 
@@ -52,9 +51,11 @@ def around(
     x = np.empty((n_tokens, size), np.float32)
     post = np.empty((n_tokens, n), np.float32)
     residual = np.empty((n_tokens, n, n), np.float32)
+    flat = hidden.reshape(n_tokens, n * size)
     combine(
         hidden,
-        _mix(hidden, weights),
+        flat,
+        _mix(flat, weights),
         weights.base,
         weights.scale,
         np.float32(config.rms_norm_eps),
@@ -62,6 +63,7 @@ def around(
         config.hc_sinkhorn_iters,
         trained,
         x,
+        np.empty((n_tokens, n), np.float32),
         post,
         residual,
     )
@@ -73,14 +75,17 @@ def around(
 def before_head(hidden: F32, weights: HyperWeights, config: ModelConfig, trained: bool) -> F32:
     """Combine the copies into the head's input, float32 [n_tokens, d]."""
     x = np.empty((hidden.shape[0], hidden.shape[2]), np.float32)
+    flat = hidden.reshape(len(hidden), -1)
     head_combine(
         hidden,
-        _mix(hidden, weights),
+        flat,
+        _mix(flat, weights),
         weights.base,
         weights.scale,
         np.float32(config.rms_norm_eps),
         np.float32(config.hc_eps),
         trained,
         x,
+        np.empty(hidden.shape[:2], np.float32),
     )
     return x

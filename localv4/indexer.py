@@ -25,7 +25,12 @@ _SCORE_BYTES = 64 * 2**20  # scores held at once; long contexts are scored a few
 
 
 def _remember_keys(
-    x: Lanes, weights: IndexerWeights, cache: LayerCache, step: Step, config: ModelConfig, layer: int
+    x: Lanes,
+    weights: IndexerWeights,
+    cache: LayerCache,
+    step: Step,
+    config: ModelConfig,
+    layer: int,
 ) -> None:
     """Append the index keys that the chunk completes."""
     assert cache.keys is not None

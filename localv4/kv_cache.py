@@ -56,6 +56,7 @@ class Rows:
         return self._memory.nbytes
 
     def __len__(self) -> int:
+        """Return the number of rows."""
         return self._count
 
     def extend(self, count: int) -> U8:

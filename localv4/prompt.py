@@ -5,6 +5,7 @@ rendered in the chat format.  Control tokens come from ids and from the template
 from a caller's text.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,17 @@ def with_tools(messages: Messages, tools: Sequence[Mapping[str, Any]] | None) ->
     """Return the messages with tools offered in the first system message (made if missing)."""
     if not tools:
         return messages
-    if messages and isinstance(messages[0], Mapping) and messages[0].get("role") == "system":
+    if messages and messages[0].get("role") == "system":
         return [{**messages[0], "tools": list(tools)}, *messages[1:]]
     return [{"role": "system", "content": "", "tools": list(tools)}, *messages]
+
+
+def _as_ids(prompt: Sequence[object]) -> list[int]:
+    """Return a list of ids, NumPy's integers included."""
+    try:
+        return [operator.index(token) for token in prompt]  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidInput("A prompt is text, a list of messages or a list of token ids.") from None
 
 
 @dataclass(frozen=True)
@@ -80,20 +89,21 @@ class PromptFormat:
         if isinstance(prompt, str):
             text = self._tokenizer().encode(prompt)
             return (text if continues else [self.bos_token_id, *text]), None
-        items = list(prompt)
-        if not items:
+        if not len(prompt):
             raise InvalidInput("The prompt is empty: give text, messages or at least one token id.")
-        if not isinstance(items[0], Mapping):
-            return [int(token) for token in items], None  # type: ignore[arg-type]
+        messages = [item for item in prompt if isinstance(item, Mapping)]
+        if not messages:
+            return _as_ids(prompt), None
+        if len(messages) < len(prompt):
+            raise InvalidInput("The prompt mixes messages with something else.")
         if not self.has_chat:
             raise InvalidInput(
                 "A Base checkpoint has no chat format: give text to be continued "
                 "(localv4 run --raw), not messages."
             )
         mode, effort = thinking_arguments(thinking, self.profile)
-        messages = with_tools(items, tools)  # type: ignore[arg-type]
         pieces = render(
-            [dict(message) for message in messages],
+            [dict(message) for message in with_tools(messages, tools)],
             mode,
             reasoning_effort=effort,
             profile=self.profile,

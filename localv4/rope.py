@@ -29,7 +29,8 @@ def _yarn_ramp(scaling: RopeScaling, base: float, dim: int) -> F32:
     if low == high:
         high += 0.001
     steps = np.arange(dim // 2, dtype=np.float32)
-    return np.clip((steps - np.float32(low)) / np.float32(high - low), 0, 1).astype(np.float32)
+    ramp: F32 = np.clip((steps - np.float32(low)) / np.float32(high - low), 0, 1)
+    return ramp
 
 
 def frequencies(base: float, dim: int, scaling: RopeScaling | None) -> F32:

@@ -147,7 +147,8 @@ class Session:
                     rows.append(self._model.head.logits(hidden[-1:], self._trained))
         self._stats.prefill_tokens += tokens.size
         self._stats.prefill_s += time.perf_counter() - started
-        return np.concatenate(rows) if logits == "all" else rows[0][0]
+        every = np.concatenate(rows)
+        return every if logits == "all" else np.asarray(every[0])
 
     def decode(self, token_id: int, observe: Observer | None = None) -> F32:
         """Feed one token and return the next one's logits, float32 (vocab_size,).
@@ -160,10 +161,10 @@ class Session:
         tokens = self._checked([token_id])
         started = time.perf_counter()
         with self._stepping(1):
-            logits = self._model.head.logits(self._feed(tokens, observe), self._trained)[0]
+            logits = self._model.head.logits(self._feed(tokens, observe), self._trained)
         self._stats.decode_tokens += 1
         self._stats.decode_s += time.perf_counter() - started
-        return logits
+        return np.asarray(logits[0])
 
     def draft(self, next_id: int) -> F32:
         """Return logits for the token after `next_id`, which follows the last token fed.
@@ -189,7 +190,7 @@ class Session:
             step = Step(ids, self.position - 1, self._trained, self._rope)
             scratch = self._cache.layers[-1].copy()
             hidden = self._mtp.forward(self._last_hidden, scratch, step)
-            return self._mtp.head.logits(hidden, self._trained)[0]
+            return np.asarray(self._mtp.head.logits(hidden, self._trained)[0])
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the state, to come back to with `restore`."""

@@ -61,7 +61,7 @@ def _choose_cache_dir() -> Path | None:
         probe.touch()
         probe.unlink(missing_ok=True)
     except OSError as error:
-        _log.warning("kernels are compiled anew in every run: %s cannot be written: %s", folder, error)
+        _log.warning("kernels are compiled anew in every run: cannot write %s: %s", folder, error)
         return None
     return folder
 

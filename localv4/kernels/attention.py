@@ -57,6 +57,73 @@ def _attend_block(
     return new_largest, weight_sum * correction + block_sum
 
 
+@leaf
+def _load_block(
+    window: F32,
+    compressed: U8,
+    chosen: I32,
+    first: int,
+    rope_dim: int,
+    trained: bool,
+    block: F32,
+    n: int,
+) -> None:
+    """Copy candidates first..first+n-1: the window's, then compressed entries."""
+    for i in range(n):
+        entry = first + i - window.shape[0]
+        if entry < 0:
+            for column in range(block.shape[1]):
+                block[i, column] = window[first + i, column]
+        else:
+            if chosen.size > 0:
+                entry = np.int64(chosen[entry])
+            decode_entry(compressed[entry], rope_dim, trained, block[i])
+
+
+@leaf
+def _attend_token(
+    queries: F32,
+    window: F32,
+    compressed: U8,
+    chosen: I32,
+    n_chosen: int,
+    sinks: F32,
+    rope_dim: int,
+    scale: np.float32,
+    trained: bool,
+    out: F32,
+) -> None:
+    """Attend with some heads of one token."""
+    n_heads, head_dim = queries.shape
+    block = np.empty((_BLOCK, head_dim), np.float32)
+    largest = np.full(n_heads, -np.inf, np.float32)
+    weight_sum = np.zeros(n_heads, np.float32)
+    for head in range(n_heads):
+        for i in range(head_dim):
+            out[head, i] = 0
+    n_candidates = window.shape[0] + n_chosen
+    for first in range(0, n_candidates, _BLOCK):
+        n = min(_BLOCK, n_candidates - first)
+        _load_block(window, compressed, chosen, first, rope_dim, trained, block, n)
+        for head in range(n_heads):
+            largest[head], weight_sum[head] = _attend_block(
+                queries[head],
+                block,
+                n,
+                scale,
+                largest[head],
+                weight_sum[head],
+                trained,
+                out[head],
+            )
+    for head in range(n_heads):
+        sink = np.float32(math.exp(sinks[head] - largest[head]))
+        divisor = weight_sum[head] + sink
+        for i in range(head_dim):
+            value = out[head, i] / divisor
+            out[head, i] = round_bf16(value) if trained else value
+
+
 @parallel
 def attend(
     queries: F32,
@@ -103,43 +170,22 @@ def attend(
     out
         Written: float32 [n_tokens, n_heads, head_dim].
     """
-    n_tokens, n_heads, head_dim = queries.shape
+    n_tokens, n_heads = queries.shape[:2]
     n_window = window.shape[0] - n_tokens + 1
     for unit in prange(n_tokens * head_groups):
-        token = unit // head_groups
-        group = unit % head_groups
-        first_head = group * n_heads // head_groups
-        last_head = (group + 1) * n_heads // head_groups
-        block = np.empty((_BLOCK, head_dim), np.float32)
-        largest = np.full(n_heads, -np.inf, np.float32)
-        weight_sum = np.zeros(n_heads, np.float32)
-        out[token, first_head:last_head] = 0
+        token, group = unit // head_groups, unit % head_groups
+        first = group * n_heads // head_groups
+        last = (group + 1) * n_heads // head_groups
         n_recent = min(n_window, position + token + 1)
-        n_candidates = n_recent + n_chosen[token]
-        for first in range(0, n_candidates, _BLOCK):
-            n = min(_BLOCK, n_candidates - first)
-            for i in range(n):
-                entry = first + i - n_recent
-                if entry < 0:
-                    block[i] = window[token + n_window + entry]
-                else:
-                    if chosen.shape[1] > 0:
-                        entry = np.int64(chosen[token, entry])
-                    decode_entry(compressed[entry], rope_dim, trained, block[i])
-            for head in range(first_head, last_head):
-                largest[head], weight_sum[head] = _attend_block(
-                    queries[token, head],
-                    block,
-                    n,
-                    scale,
-                    largest[head],
-                    weight_sum[head],
-                    trained,
-                    out[token, head],
-                )
-        for head in range(first_head, last_head):
-            sink = np.float32(math.exp(sinks[head] - largest[head]))
-            divisor = weight_sum[head] + sink
-            for i in range(head_dim):
-                value = out[token, head, i] / divisor
-                out[token, head, i] = round_bf16(value) if trained else value
+        _attend_token(
+            queries[token, first:last],
+            window[token + n_window - n_recent : token + n_window],
+            compressed,
+            chosen[token],
+            n_chosen[token],
+            sinks[first:last],
+            rope_dim,
+            scale,
+            trained,
+            out[token, first:last],
+        )

@@ -36,6 +36,45 @@ def _emit(kv: F32, score: F32, a_column: int, b_column: int, ratio: int) -> np.f
     return value / weight_sum
 
 
+@leaf
+def _compress_columns(
+    kv: F32,
+    score: F32,
+    ape: F32,
+    position: int,
+    overlap: bool,
+    kv_state: F32,
+    score_state: F32,
+    entries: F32,
+    first: int,
+    last: int,
+) -> None:
+    """Feed all tokens to the columns first..last-1 (and, with overlap, their upper halves)."""
+    ratio, width = ape.shape[0], entries.shape[1]
+    entry = 0
+    for token in range(kv.shape[0]):
+        phase = (position + token) % ratio
+        slot = phase + ratio if overlap else phase
+        for column in range(first, last):
+            kv_state[slot, column] = kv[token, column]
+            score_state[slot, column] = score[token, column] + ape[phase, column]
+            if overlap:
+                upper = column + width
+                kv_state[slot, upper] = kv[token, upper]
+                score_state[slot, upper] = score[token, upper] + ape[phase, upper]
+        if phase == ratio - 1:
+            for column in range(first, last):
+                upper = column + width if overlap else column
+                entries[entry, column] = _emit(kv_state, score_state, column, upper, ratio)
+                if overlap:
+                    for row in range(ratio):
+                        kv_state[row, column] = kv_state[row + ratio, column]
+                        kv_state[row, upper] = kv_state[row + ratio, upper]
+                        score_state[row, column] = score_state[row + ratio, column]
+                        score_state[row, upper] = score_state[row + ratio, upper]
+            entry += 1
+
+
 @parallel
 def compress(
     kv: F32,
@@ -64,30 +103,9 @@ def compress(
     entries
         Written: float32 [n_entries, width], not yet normalised.
     """
-    n_tokens = kv.shape[0]
-    ratio = ape.shape[0]
     width = entries.shape[1]
     for unit in prange((width + _COLUMNS - 1) // _COLUMNS):
         first, last = unit * _COLUMNS, min(width, (unit + 1) * _COLUMNS)
-        entry = 0
-        for token in range(n_tokens):
-            phase = (position + token) % ratio
-            slot = phase + ratio if overlap else phase
-            for column in range(first, last):
-                kv_state[slot, column] = kv[token, column]
-                score_state[slot, column] = score[token, column] + ape[phase, column]
-                if overlap:
-                    upper = column + width
-                    kv_state[slot, upper] = kv[token, upper]
-                    score_state[slot, upper] = score[token, upper] + ape[phase, upper]
-            if phase == ratio - 1:
-                for column in range(first, last):
-                    upper = column + width if overlap else column
-                    entries[entry, column] = _emit(kv_state, score_state, column, upper, ratio)
-                    if overlap:
-                        for row in range(ratio):
-                            kv_state[row, column] = kv_state[row + ratio, column]
-                            kv_state[row, upper] = kv_state[row + ratio, upper]
-                            score_state[row, column] = score_state[row + ratio, column]
-                            score_state[row, upper] = score_state[row + ratio, upper]
-                entry += 1
+        _compress_columns(
+            kv, score, ape, position, overlap, kv_state, score_state, entries, first, last
+        )

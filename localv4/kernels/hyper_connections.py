@@ -56,7 +56,7 @@ def _sinkhorn(matrix: F32, eps: np.float32, iterations: int) -> None:
 
 @leaf
 def _weighted_copies(hidden: F32, weights: F32, trained: bool, out: F32) -> None:
-    """out = sum over copies j of weights[j] * hidden[j]."""
+    """Sum the copies with weights: out = sum_j weights[j] * hidden[j]."""
     for i in range(out.size):
         value = np.float32(0)
         for j in range(weights.size):
@@ -67,12 +67,34 @@ def _weighted_copies(hidden: F32, weights: F32, trained: bool, out: F32) -> None
 @leaf
 def _inverse_rms(row: F32, eps: np.float32) -> np.float32:
     mean = dot(row, row) / np.float32(row.size)
-    return np.float32(1) / np.sqrt(np.float32(mean + eps))
+    return np.float32(np.float32(1) / np.sqrt(np.float32(mean + eps)))
+
+
+@leaf
+def _head_weights(
+    mix: F32, factor: np.float32, base: F32, scale: F32, hc_eps: np.float32, pre: F32
+) -> None:
+    for j in range(pre.size):
+        pre[j] = _sigmoid(mix[j] * factor * scale[0] + base[j]) + hc_eps
+
+
+@leaf
+def _spread_weights(
+    mix: F32, factor: np.float32, base: F32, scale: F32, post: F32, residual: F32
+) -> None:
+    n = post.size
+    for j in range(n):
+        value = mix[n + j] * factor * scale[1] + base[n + j]
+        post[j] = np.float32(2) * _sigmoid(value)
+        for k in range(n):
+            i = 2 * n + j * n + k
+            residual[j, k] = mix[i] * factor * scale[2] + base[i]
 
 
 @parallel
 def combine(
     hidden: F32,
+    flat: F32,
     mix: F32,
     base: F32,
     scale: F32,
@@ -81,6 +103,7 @@ def combine(
     iterations: int,
     trained: bool,
     x: F32,
+    pre: F32,
     post: F32,
     residual: F32,
 ) -> None:
@@ -90,6 +113,8 @@ def combine(
     ----------
     hidden
         float32 [n_tokens, hc_mult, hidden_size].
+    flat
+        The same memory as [n_tokens, hc_mult * hidden_size].
     mix
         float32 [n_tokens, (2 + hc_mult) * hc_mult]: hidden, flattened, times hc_fn.
     base, scale
@@ -100,28 +125,34 @@ def combine(
         Round x to BF16.
     x
         Written: float32 [n_tokens, hidden_size].
-    post, residual
-        Written: float32 [n_tokens, hc_mult] and [n_tokens, hc_mult, hc_mult], for `spread`.
+    pre, post, residual
+        Written: float32 [n_tokens, hc_mult] twice and [n_tokens, hc_mult, hc_mult]; the last
+        two are for `spread`.
     """
-    n_tokens, n, size = hidden.shape
-    for token in prange(n_tokens):
-        factor = _inverse_rms(hidden[token].reshape(n * size), eps)
-        pre = np.empty(n, np.float32)
-        for j in range(n):
-            pre[j] = _sigmoid(mix[token, j] * factor * scale[0] + base[j]) + hc_eps
-            value = mix[token, n + j] * factor * scale[1] + base[n + j]
-            post[token, j] = np.float32(2) * _sigmoid(value)
-            for k in range(n):
-                i = 2 * n + j * n + k
-                residual[token, j, k] = mix[token, i] * factor * scale[2] + base[i]
+    for token in prange(hidden.shape[0]):
+        factor = _inverse_rms(flat[token], eps)
+        _head_weights(mix[token], factor, base, scale, hc_eps, pre[token])
+        _spread_weights(mix[token], factor, base, scale, post[token], residual[token])
         _sinkhorn(residual[token], hc_eps, iterations)
-        _weighted_copies(hidden[token], pre, trained, x[token])
+        _weighted_copies(hidden[token], pre[token], trained, x[token])
+
+
+@leaf
+def _spread_token(
+    hidden: F32, update: F32, post: F32, residual: F32, trained: bool, out: F32
+) -> None:
+    n, size = hidden.shape
+    for k in range(n):
+        for i in range(size):
+            value = np.float32(0)
+            for j in range(n):
+                value += residual[j, k] * hidden[j, i]
+            value = post[k] * update[i] + value
+            out[k, i] = round_bf16(value) if trained else value
 
 
 @parallel
-def spread(
-    hidden: F32, update: F32, post: F32, residual: F32, trained: bool, out: F32
-) -> None:
+def spread(hidden: F32, update: F32, post: F32, residual: F32, trained: bool, out: F32) -> None:
     """Spread a sublayer's output over the copies: out_k = post_k u + sum_j residual_jk h_j.
 
     Parameters
@@ -137,20 +168,16 @@ def spread(
     out
         Written: float32, the shape of hidden.
     """
-    n_tokens, n, size = hidden.shape
-    for token in prange(n_tokens):
-        for k in range(n):
-            for i in range(size):
-                value = np.float32(0)
-                for j in range(n):
-                    value += residual[token, j, k] * hidden[token, j, i]
-                value = post[token, k] * update[token, i] + value
-                out[token, k, i] = round_bf16(value) if trained else value
+    for token in prange(hidden.shape[0]):
+        _spread_token(
+            hidden[token], update[token], post[token], residual[token], trained, out[token]
+        )
 
 
 @parallel
 def head_combine(
     hidden: F32,
+    flat: F32,
     mix: F32,
     base: F32,
     scale: F32,
@@ -158,15 +185,13 @@ def head_combine(
     hc_eps: np.float32,
     trained: bool,
     x: F32,
+    pre: F32,
 ) -> None:
     """Weigh the copies into the head's input, float32 [n_tokens, hidden_size] (section 8).
 
     Parameters are those of `combine`, with mix [n_tokens, hc_mult] and scale [1].
     """
-    n_tokens, n, size = hidden.shape
-    for token in prange(n_tokens):
-        factor = _inverse_rms(hidden[token].reshape(n * size), eps)
-        pre = np.empty(n, np.float32)
-        for j in range(n):
-            pre[j] = _sigmoid(mix[token, j] * factor * scale[0] + base[j]) + hc_eps
-        _weighted_copies(hidden[token], pre, trained, x[token])
+    for token in prange(hidden.shape[0]):
+        factor = _inverse_rms(flat[token], eps)
+        _head_weights(mix[token], factor, base, scale, hc_eps, pre[token])
+        _weighted_copies(hidden[token], pre[token], trained, x[token])

@@ -21,30 +21,37 @@ I32 = NDArray[np.int32]
 _ENTRIES = 256
 
 
+@leaf
+def _hadamard_row(row: F32, trained: bool) -> None:
+    half = 1
+    while half < row.size:
+        for start in range(0, row.size, 2 * half):
+            for i in range(start, start + half):
+                low, high = row[i], row[i + half]
+                row[i] = low + high
+                row[i + half] = low - high
+        half *= 2
+    factor = np.float32(np.float64(row.size) ** -0.5)
+    for i in range(row.size):
+        value = row[i] * factor
+        row[i] = round_bf16(value) if trained else value
+
+
+@leaf
+def _simulate_fp4(block: F32) -> None:
+    scale = fp4_block(block)
+    for i in range(block.size):
+        block[i] *= scale
+
+
 @parallel
 def hadamard_fp4(x: F32, trained: bool) -> None:
     """Transform rows [n, power of two] in place (Sylvester order), then simulate FP4."""
-    n_rows, size = x.shape
-    factor = np.float32(np.float64(size) ** -0.5)
-    for i in prange(n_rows):
-        row = x[i]
-        half = 1
-        while half < size:
-            for start in range(0, size, 2 * half):
-                for j in range(start, start + half):
-                    low, high = row[j], row[j + half]
-                    row[j] = low + high
-                    row[j + half] = low - high
-            half *= 2
-        for j in range(size):
-            value = row[j] * factor
-            row[j] = round_bf16(value) if trained else value
+    for row in prange(x.shape[0]):
+        _hadamard_row(x[row], trained)
         if trained:
-            for first in range(0, size, KEY_BLOCK):
-                block = row[first : first + KEY_BLOCK]
-                scale = fp4_block(block)
-                for j in range(KEY_BLOCK):
-                    block[j] *= scale
+            for first in range(0, x.shape[1], KEY_BLOCK):
+                _simulate_fp4(x[row, first : first + KEY_BLOCK])
 
 
 @leaf
@@ -62,6 +69,19 @@ def _score(queries: F32, weights: F32, key: F32, trained: bool) -> np.float32:
             weighted = product * weights[head]
             score += round_bf16(weighted) if trained else weighted
     return round_bf16(score) if trained else score
+
+
+@leaf
+def _score_run(
+    queries: F32, weights: F32, keys: U8, n_visible: int, trained: bool, scores: F32
+) -> None:
+    key = np.empty(queries.shape[1], np.float32)
+    for entry in range(scores.size):
+        if entry < n_visible:
+            decode_key(keys[entry], trained, key)
+            scores[entry] = _score(queries, weights, key, trained)
+        else:
+            scores[entry] = -np.inf
 
 
 @parallel
@@ -88,16 +108,70 @@ def score_entries(
     n_tokens, n_entries = scores.shape
     units = (n_entries + _ENTRIES - 1) // _ENTRIES
     for unit in prange(n_tokens * units):
-        token = unit // units
-        first = unit % units * _ENTRIES
+        token, first = unit // units, unit % units * _ENTRIES
+        last = min(first + _ENTRIES, n_entries)
         visible = (position + token + 1) // ratio
-        key = np.empty(queries.shape[2], np.float32)
-        for entry in range(first, min(first + _ENTRIES, n_entries)):
-            if entry < visible:
-                decode_key(keys[entry], trained, key)
-                scores[token, entry] = _score(queries[token], weights[token], key, trained)
-            else:
-                scores[token, entry] = -np.inf
+        _score_run(
+            queries[token],
+            weights[token],
+            keys[first:last],
+            visible - first,
+            trained,
+            scores[token, first:last],
+        )
+
+
+@leaf
+def _rank(value: np.float32) -> np.uint32:
+    """Map floats to integers of the same order; the two zeros are one."""
+    bits = np.float32(value).view(np.uint32)
+    if value == np.float32(0):
+        return np.uint32(0x80000000)
+    if bits & np.uint32(0x80000000):
+        return np.uint32(~bits)
+    return np.uint32(bits | np.uint32(0x80000000))
+
+
+@leaf
+def _threshold(row: F32, count: int) -> tuple[np.uint32, int]:
+    """Find the rank of the count-th highest value, and how many of that rank belong to it.
+
+    Counts values byte by byte of their rank, highest byte first: four passes, no sorting.
+    """
+    prefix = np.uint32(0)
+    room = count
+    counts = np.empty(256, np.int64)
+    for step in range(4):
+        shift = np.uint32(24 - 8 * step)
+        counts[:] = 0
+        for value in row:
+            rank = _rank(value)
+            if step == 0 or (rank >> (shift + np.uint32(8))) == prefix:
+                counts[np.int64((rank >> shift) & np.uint32(255))] += 1
+        byte = 255
+        while counts[byte] < room:
+            room -= counts[byte]
+            byte -= 1
+        prefix = np.uint32((prefix << np.uint32(8)) | np.uint32(byte))
+    return prefix, room
+
+
+@leaf
+def _choose_row(row: F32, chosen: I32) -> None:
+    threshold, room = np.uint32(0), 0
+    if row.size > chosen.size:
+        threshold, room = _threshold(row, chosen.size)
+    count = 0
+    for entry in range(row.size):
+        rank = _rank(row[entry])
+        if rank > threshold or (rank == threshold and room > 0):
+            if rank == threshold:
+                room -= 1
+            if row[entry] > -np.inf:
+                chosen[count] = entry
+                count += 1
+    for slot in range(count, chosen.size):
+        chosen[slot] = -1
 
 
 @parallel
@@ -111,26 +185,5 @@ def choose(scores: F32, chosen: I32) -> None:
     chosen
         Written: int32 [n_tokens, index_topk], entry numbers ascending, then -1.
     """
-    n_tokens, n_entries = scores.shape
-    limit = chosen.shape[1]
-    for token in prange(n_tokens):
-        row = scores[token]
-        threshold = np.float32(-np.inf)
-        room = 0  # how many entries at the threshold are taken
-        if n_entries > limit:
-            threshold = np.partition(row, n_entries - limit)[n_entries - limit]
-            room = limit
-            for entry in range(n_entries):
-                if row[entry] > threshold:
-                    room -= 1
-        count = 0
-        for entry in range(n_entries):
-            take = row[entry] > threshold
-            if not take and room > 0 and row[entry] == threshold and threshold > -np.inf:
-                take = True
-                room -= 1
-            if take:
-                chosen[token, count] = entry
-                count += 1
-        for slot in range(count, limit):
-            chosen[token, slot] = -1
+    for token in prange(scores.shape[0]):
+        _choose_row(scores[token], chosen[token])

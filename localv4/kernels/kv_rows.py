@@ -36,37 +36,53 @@ def _power_of_two(byte: np.uint8) -> np.float32:
     return np.uint32(np.uint32(byte) << np.uint32(23)).view(np.float32)
 
 
+@leaf
+def _write_float(value: np.float32, row: U8, first: int, n_bytes: int) -> None:
+    """Write the upper `n_bytes` of a float32, lowest byte first."""
+    bits = np.float32(value).view(np.uint32) >> np.uint32(32 - 8 * n_bytes)
+    for i in range(n_bytes):
+        row[first + i] = np.uint8((bits >> np.uint32(8 * i)) & np.uint32(255))
+
+
+@leaf
+def _read_float(row: U8, first: int, n_bytes: int) -> np.float32:
+    """Read what `_write_float` wrote; missing lower bytes are zero."""
+    bits = np.uint32(0)
+    for i in range(n_bytes):
+        bits |= np.uint32(row[first + i]) << np.uint32(8 * i)
+    return np.uint32(bits << np.uint32(32 - 8 * n_bytes)).view(np.float32)
+
+
+@leaf
+def _encode_entry(values: F32, rope_dim: int, trained: bool, row: U8) -> None:
+    if not trained:
+        for i in range(values.size):
+            _write_float(values[i], row, 4 * i, 4)
+        return
+    plain = values.size - rope_dim
+    for first in range(0, plain, ENTRY_BLOCK):
+        block = values[first : first + ENTRY_BLOCK]
+        scale = fp8_block(block)
+        row[plain + 2 * rope_dim + first // ENTRY_BLOCK] = _exponent_byte(scale)
+        for i in range(ENTRY_BLOCK):
+            row[first + i] = encode_e4m3(block[i])
+    for i in range(rope_dim):
+        _write_float(values[plain + i], row, plain + 2 * i, 2)
+
+
 @parallel
 def encode_entries(values: F32, rope_dim: int, trained: bool, rows: U8) -> None:
     """Pack float32 entries [n, head_dim] (overwritten by scratch) into rows of bytes."""
-    n_entries, head_dim = values.shape
-    plain = head_dim - rope_dim
-    for entry in prange(n_entries):
-        row = rows[entry]
-        if not trained:
-            bits = values[entry].view(np.uint8)
-            for i in range(bits.size):
-                row[i] = bits[i]
-        else:
-            for first in range(0, plain, ENTRY_BLOCK):
-                block = values[entry, first : first + ENTRY_BLOCK]
-                scale = fp8_block(block)
-                row[plain + 2 * rope_dim + first // ENTRY_BLOCK] = _exponent_byte(scale)
-                for i in range(ENTRY_BLOCK):
-                    row[first + i] = encode_e4m3(block[i])
-            for i in range(rope_dim):
-                bits32 = np.float32(values[entry, plain + i]).view(np.uint32)
-                row[plain + 2 * i] = np.uint8((bits32 >> np.uint32(16)) & np.uint32(255))
-                row[plain + 2 * i + 1] = np.uint8(bits32 >> np.uint32(24))
+    for entry in prange(values.shape[0]):
+        _encode_entry(values[entry], rope_dim, trained, rows[entry])
 
 
 @leaf
 def decode_entry(row: U8, rope_dim: int, trained: bool, out: F32) -> None:
     """Unpack one entry into float32 [head_dim]."""
     if not trained:
-        values = row.view(np.float32)
         for i in range(out.size):
-            out[i] = values[i]
+            out[i] = _read_float(row, 4 * i, 4)
         return
     plain = out.size - rope_dim
     for first in range(0, plain, ENTRY_BLOCK):
@@ -74,10 +90,7 @@ def decode_entry(row: U8, rope_dim: int, trained: bool, out: F32) -> None:
         for i in range(first, first + ENTRY_BLOCK):
             out[i] = _E4M3[row[i]] * scale
     for i in range(rope_dim):
-        low = np.uint32(row[plain + 2 * i])
-        high = np.uint32(row[plain + 2 * i + 1])
-        bits = np.uint32((high << np.uint32(24)) | (low << np.uint32(16)))
-        out[plain + i] = bits.view(np.float32)
+        out[plain + i] = _read_float(row, plain + 2 * i, 2)
 
 
 @parallel
@@ -87,32 +100,34 @@ def decode_entries(rows: U8, rope_dim: int, trained: bool, out: F32) -> None:
         decode_entry(rows[entry], rope_dim, trained, out[entry])
 
 
+@leaf
+def _encode_key(values: F32, trained: bool, row: U8) -> None:
+    size = values.size
+    if not trained:
+        for i in range(size):
+            _write_float(values[i], row, 4 * i, 4)
+        return
+    for first in range(0, size, KEY_BLOCK):
+        block = values[first : first + KEY_BLOCK]
+        row[size // 2 + first // KEY_BLOCK] = _exponent_byte(fp4_block(block))
+        for i in range(0, KEY_BLOCK, 2):
+            pair = encode_e2m1(block[i]) | (encode_e2m1(block[i + 1]) << np.uint8(4))
+            row[(first + i) // 2] = np.uint8(pair)
+
+
 @parallel
 def encode_keys(values: F32, trained: bool, rows: U8) -> None:
     """Pack float32 keys [n, index_head_dim] (overwritten by scratch) into rows of bytes."""
-    n_keys, size = values.shape
-    for key in prange(n_keys):
-        row = rows[key]
-        if not trained:
-            bits = values[key].view(np.uint8)
-            for i in range(bits.size):
-                row[i] = bits[i]
-        else:
-            for first in range(0, size, KEY_BLOCK):
-                block = values[key, first : first + KEY_BLOCK]
-                row[size // 2 + first // KEY_BLOCK] = _exponent_byte(fp4_block(block))
-                for i in range(0, KEY_BLOCK, 2):
-                    pair = encode_e2m1(block[i]) | (encode_e2m1(block[i + 1]) << np.uint8(4))
-                    row[(first + i) // 2] = np.uint8(pair)
+    for key in prange(values.shape[0]):
+        _encode_key(values[key], trained, rows[key])
 
 
 @leaf
 def decode_key(row: U8, trained: bool, out: F32) -> None:
     """Unpack one key into float32 [index_head_dim]."""
     if not trained:
-        values = row.view(np.float32)
         for i in range(out.size):
-            out[i] = values[i]
+            out[i] = _read_float(row, 4 * i, 4)
         return
     size = out.size
     for first in range(0, size, KEY_BLOCK):

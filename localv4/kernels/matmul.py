@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import parallel
+from localv4.kernels._jit import leaf, parallel
 from localv4.kernels.rounding import quantise_block
 from localv4.kernels.row_dot import ROW_FORMATS, lane_columns, row_dot_1, row_dot_4
 
@@ -26,6 +26,7 @@ _TOKENS = 64
 _CODES = {name: code for code, name in enumerate(ROW_FORMATS)}
 
 F32 = NDArray[np.float32]
+_Arguments = tuple[int, int, int, int, int, int, int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +55,10 @@ class Matrix:
     n_columns: int
     first_row: int = 0
     n_rows: int = -1
-    arguments: tuple[int, ...] = field(init=False, repr=False)
+    arguments: _Arguments = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        """Gather what the kernel needs once, so that a call costs no look-ups."""
         scales = self.scales
         if self.n_rows < 0:
             object.__setattr__(self, "n_rows", self.weights.shape[0])
@@ -102,17 +104,23 @@ def _columns(order: str, n_columns: int) -> NDArray[np.int64]:
     return lane_columns(order, n_columns)
 
 
+@leaf
+def _arrange_token(x: F32, columns: NDArray[np.int64], quantised: bool, out: F32) -> None:
+    row = np.empty(x.size + 1, np.float32)
+    for i in range(x.size):
+        row[i] = x[i]
+    row[x.size] = 0  # what slots without a column read
+    if quantised:
+        for first in range(0, x.size, 128):
+            quantise_block(row[first : first + 128])
+    for slot in range(columns.size):
+        out[slot] = row[columns[slot]]
+
+
 @parallel
 def _arrange(x: F32, columns: NDArray[np.int64], quantised: bool, out: F32) -> None:
-    n_columns = x.shape[1]
     for token in prange(x.shape[0]):
-        row = np.zeros(n_columns + 1, np.float32)
-        row[:n_columns] = x[token]
-        if quantised:
-            for first in range(0, n_columns, 128):
-                quantise_block(row[first : first + 128])
-        for slot in range(columns.size):
-            out[token, slot] = row[columns[slot]]
+        _arrange_token(x[token], columns, quantised, out[token])
 
 
 def arrange(x: F32, order: str, quantised: bool) -> Lanes:
@@ -132,6 +140,45 @@ def arrange(x: F32, order: str, quantised: bool) -> Lanes:
     out = np.empty((x.shape[0], columns.size), np.float32)
     _arrange(np.ascontiguousarray(x), columns, quantised, out)
     return Lanes(order, x.shape[1], out)
+
+
+@leaf
+def _multiply_rows(
+    code: int,
+    weights: int,
+    weight_stride: int,
+    scales: int,
+    scale_stride: int,
+    band: int,
+    n_scales: int,
+    n_columns: int,
+    first_row: int,
+    last_row: int,
+    x: int,
+    x_stride: int,
+    n_tokens: int,
+    y: int,
+    y_stride: int,
+    rounds: int,
+) -> None:
+    """Multiply some rows with some tokens, four tokens at a time while there are four."""
+    token = 0
+    while token < n_tokens:
+        several = token + 4 <= n_tokens
+        for row in range(first_row, last_row):
+            w = weights + row * weight_stride
+            s = scales + row // band * scale_stride
+            source = x + token * x_stride
+            target = y + token * y_stride + 4 * (row - first_row)
+            if several:
+                row_dot_4(
+                    code, w, s, n_columns, n_scales, source, x_stride, target, y_stride, rounds
+                )
+            else:
+                row_dot_1(
+                    code, w, s, n_columns, n_scales, source, x_stride, target, y_stride, rounds
+                )
+        token += 4 if several else 1
 
 
 @parallel
@@ -156,28 +203,26 @@ def _matmul(
     token_blocks = (n_tokens + _TOKENS - 1) // _TOKENS
     row_blocks = (n_rows + _ROWS - 1) // _ROWS
     for unit in prange(row_blocks * token_blocks):
-        first = unit // token_blocks * _ROWS
-        last = min(first + _ROWS, n_rows)
+        row = unit // token_blocks * _ROWS
         token = unit % token_blocks * _TOKENS
-        last_token = min(token + _TOKENS, n_tokens)
-        while token < last_token:
-            several = token + 4 <= last_token
-            x_token = x + token * x_stride
-            y_token = y + token * y_stride
-            for output in range(first, last):
-                row = first_row + output
-                w = weights + row * weight_stride
-                s = scales + row // band * scale_stride
-                out = y_token + 4 * output
-                if several:
-                    row_dot_4(
-                        code, w, s, n_columns, n_scales, x_token, x_stride, out, y_stride, rounds
-                    )
-                else:
-                    row_dot_1(
-                        code, w, s, n_columns, n_scales, x_token, x_stride, out, y_stride, rounds
-                    )
-            token += 4 if several else 1
+        _multiply_rows(
+            code,
+            weights,
+            weight_stride,
+            scales,
+            scale_stride,
+            band,
+            n_scales,
+            n_columns,
+            first_row + row,
+            first_row + min(row + _ROWS, n_rows),
+            x + token * x_stride,
+            x_stride,
+            min(_TOKENS, n_tokens - token),
+            y + token * y_stride + 4 * row,
+            y_stride,
+            rounds,
+        )
 
 
 def matmul(x: Lanes, matrix: Matrix, rounds: bool, out: F32 | None = None) -> F32:

@@ -25,15 +25,29 @@ def _softplus(value: np.float32) -> np.float32:
     return np.float32(math.log1p(np.float32(math.exp(value))))
 
 
-@parallel
+@leaf
 def score(logits: F32) -> None:
     """Turn gate logits [n_tokens, n_experts] into affinities sqrt(softplus), in place."""
-    for token in prange(logits.shape[0]):
+    for token in range(logits.shape[0]):
         for expert in range(logits.shape[1]):
             logits[token, expert] = np.sqrt(_softplus(logits[token, expert]))
 
 
-@parallel
+@leaf
+def _choose(affinities: F32, bias: F32, chosen: I32) -> None:
+    taken = np.zeros(affinities.size, np.bool_)
+    for slot in range(chosen.size):
+        best = -1
+        for expert in range(affinities.size):
+            if not taken[expert] and (
+                best < 0 or affinities[expert] + bias[expert] > affinities[best] + bias[best]
+            ):
+                best = expert
+        taken[best] = True
+        chosen[slot] = best
+
+
+@leaf
 def route(
     affinities: F32, bias: F32, route_scale: np.float32, hashed: bool, chosen: I32, weights: F32
 ) -> None:
@@ -55,34 +69,33 @@ def route(
     weights
         Written: float32, the shape of chosen; they sum to route_scale.
     """
-    n_tokens, n_experts = affinities.shape
-    n_chosen = chosen.shape[1]
-    for token in prange(n_tokens):
+    for token in range(affinities.shape[0]):
         if not hashed:
-            taken = np.zeros(n_experts, np.bool_)
-            for slot in range(n_chosen):
-                best = -1
-                for expert in range(n_experts):
-                    if not taken[expert] and (
-                        best < 0
-                        or affinities[token, expert] + bias[expert]
-                        > affinities[token, best] + bias[best]
-                    ):
-                        best = expert
-                taken[best] = True
-                chosen[token, slot] = best
+            _choose(affinities[token], bias, chosen[token])
         weight_sum = np.float32(0)
-        for slot in range(n_chosen):
-            weight_sum += affinities[token, chosen[token, slot]]
-        for slot in range(n_chosen):
+        for expert in chosen[token]:
+            weight_sum += affinities[token, expert]
+        for slot in range(chosen.shape[1]):
             weight = affinities[token, chosen[token, slot]] / weight_sum
             weights[token, slot] = weight * route_scale
 
 
-@parallel
-def activate(
-    gate: F32, up: F32, weights: F32, limit: np.float32, trained: bool, out: F32
+@leaf
+def _activate_token(
+    gate: F32, up: F32, weight: np.float32, limit: np.float32, trained: bool, out: F32
 ) -> None:
+    for i in range(gate.size):
+        g, u = gate[i], up[i]
+        if limit > 0:
+            g = min(g, limit)
+            u = min(max(u, -limit), limit)
+        silu = g / (np.float32(1) + np.float32(math.exp(-g)))
+        value = weight * np.float32(silu * u)
+        out[i] = round_bf16(value) if trained else value
+
+
+@parallel
+def activate(gate: F32, up: F32, weights: F32, limit: np.float32, trained: bool, out: F32) -> None:
     """SwiGLU with clamps, times the routing weight: out = weight * silu(gate) * up.
 
     Parameters
@@ -99,11 +112,4 @@ def activate(
         Written: float32, the shape of gate; may be gate itself.
     """
     for token in prange(gate.shape[0]):
-        for i in range(gate.shape[1]):
-            g, u = gate[token, i], up[token, i]
-            if limit > 0:
-                g = min(g, limit)
-                u = min(max(u, -limit), limit)
-            silu = g / (np.float32(1) + np.float32(math.exp(-g)))
-            value = weights[token] * np.float32(silu * u)
-            out[token, i] = round_bf16(value) if trained else value
+        _activate_token(gate[token], up[token], weights[token], limit, trained, out[token])

@@ -7,7 +7,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import parallel
+from localv4.kernels._jit import leaf, parallel
 from localv4.kernels.rounding import round_bf16
 from localv4.kernels.sums import dot, total
 
@@ -16,15 +16,19 @@ __all__ = ["head_norm", "rms_norm"]
 F32 = NDArray[np.float32]
 
 
+@leaf
+def _rms_norm_row(row: F32, weight: F32, eps: np.float32, trained: bool, out: F32) -> None:
+    mean = dot(row, row) / np.float32(row.size)
+    factor = np.float32(1) / np.sqrt(np.float32(mean + eps))
+    for i in range(row.size):
+        value = weight[i] * np.float32(row[i] * factor)
+        out[i] = round_bf16(value) if trained else value
+
+
 @parallel
 def _rms_norm(x: F32, weight: F32, eps: np.float32, trained: bool, out: F32) -> None:
-    n_columns = x.shape[1]
     for row in prange(x.shape[0]):
-        mean = dot(x[row], x[row]) / np.float32(n_columns)
-        factor = np.float32(1) / np.sqrt(np.float32(mean + eps))
-        for i in range(n_columns):
-            value = weight[i] * np.float32(x[row, i] * factor)
-            out[row, i] = round_bf16(value) if trained else value
+        _rms_norm_row(x[row], weight, eps, trained, out[row])
 
 
 def rms_norm(x: F32, weight: F32, eps: float, trained: bool) -> F32:
@@ -50,24 +54,27 @@ def rms_norm(x: F32, weight: F32, eps: float, trained: bool) -> F32:
     return out
 
 
+@leaf
+def _head_norm_row(row: F32, eps: np.float32, trained: bool) -> None:
+    squares = np.empty(row.size, np.float32)
+    for i in range(row.size):
+        square = row[i] * row[i]
+        squares[i] = round_bf16(square) if trained else square
+    mean = total(squares) / np.float32(row.size)
+    if trained:
+        shifted = round_bf16(np.float32(round_bf16(mean) + eps))
+        factor = round_bf16(np.float32(np.float32(1) / np.sqrt(shifted)))
+    else:
+        factor = np.float32(1) / np.sqrt(np.float32(mean + eps))
+    for i in range(row.size):
+        value = row[i] * factor
+        row[i] = round_bf16(value) if trained else value
+
+
 @parallel
 def _head_norm(queries: F32, eps: np.float32, trained: bool) -> None:
-    head_dim = queries.shape[1]
     for head in prange(queries.shape[0]):
-        row = queries[head]
-        squares = np.empty(head_dim, np.float32)
-        for i in range(head_dim):
-            square = row[i] * row[i]
-            squares[i] = round_bf16(square) if trained else square
-        mean = total(squares) / np.float32(head_dim)
-        if trained:
-            shifted = round_bf16(np.float32(round_bf16(mean) + eps))
-            factor = round_bf16(np.float32(np.float32(1) / np.sqrt(shifted)))
-        else:
-            factor = np.float32(1) / np.sqrt(np.float32(mean + eps))
-        for i in range(head_dim):
-            value = row[i] * factor
-            row[i] = round_bf16(value) if trained else value
+        _head_norm_row(queries[head], eps, trained)
 
 
 def head_norm(queries: F32, eps: float, trained: bool) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import parallel
+from localv4.kernels._jit import leaf, parallel
 from localv4.kernels.rounding import round_bf16
 
 __all__ = ["rope_table", "rotate"]
@@ -18,9 +18,9 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 
-@parallel
+@leaf
 def _rope_table(positions: I64, frequencies: F32, out: F32) -> None:
-    for row in prange(positions.size):
+    for row in range(positions.size):
         for i in range(frequencies.size):
             # the angle is one float32 product; its cosine is taken in float64 and rounded once
             angle = np.float64(np.float32(np.float32(positions[row]) * frequencies[i]))
@@ -35,21 +35,26 @@ def rope_table(positions: I64, frequencies: F32) -> F32:
     return out
 
 
+@leaf
+def _rotate_token(x: F32, table: F32, sign: np.float32, trained: bool) -> None:
+    n_pairs = table.shape[1]
+    first = x.shape[1] - 2 * n_pairs
+    for head in range(x.shape[0]):
+        for i in range(n_pairs):
+            cosine = table[0, i]
+            sine = sign * table[1, i]
+            column = first + 2 * i
+            real, imaginary = x[head, column], x[head, column + 1]
+            even = real * cosine - imaginary * sine
+            odd = real * sine + imaginary * cosine
+            x[head, column] = round_bf16(even) if trained else even
+            x[head, column + 1] = round_bf16(odd) if trained else odd
+
+
 @parallel
 def _rotate(x: F32, table: F32, sign: np.float32, trained: bool) -> None:
-    n_pairs = table.shape[2]
-    first = x.shape[2] - 2 * n_pairs
     for token in prange(x.shape[0]):
-        for head in range(x.shape[1]):
-            for i in range(n_pairs):
-                cosine = table[token, 0, i]
-                sine = sign * table[token, 1, i]
-                column = first + 2 * i
-                real, imaginary = x[token, head, column], x[token, head, column + 1]
-                even = real * cosine - imaginary * sine
-                odd = real * sine + imaginary * cosine
-                x[token, head, column] = round_bf16(even) if trained else even
-                x[token, head, column + 1] = round_bf16(odd) if trained else odd
+        _rotate_token(x[token], table[token], sign, trained)
 
 
 def rotate(x: F32, table: F32, trained: bool, inverse: bool = False) -> None:

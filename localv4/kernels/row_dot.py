@@ -69,9 +69,7 @@ def _e2m1_to_f32(emit: Emitter, words: Any, shift: int) -> Any:
     index = emit.builder.and_(nibble, emit.splat_constant(I32, 7))
     table = emit.splat_constant(I32, _E2M1_DOUBLED - (1 << 32))
     entry = emit.builder.lshr(table, emit.builder.shl(index, emit.splat_constant(I32, 2)))
-    doubled = emit.builder.sitofp(
-        emit.builder.and_(entry, emit.splat_constant(I32, 15)), F32X16
-    )
+    doubled = emit.builder.sitofp(emit.builder.and_(entry, emit.splat_constant(I32, 15)), F32X16)
     value = emit.builder.fmul(doubled, emit.splat_constant(F32, 0.5))
     sign = emit.builder.shl(
         emit.builder.and_(nibble, emit.splat_constant(I32, 8)), emit.splat_constant(I32, 28)
@@ -116,12 +114,13 @@ def _decode_fp8(emit: Emitter, address: Any) -> list[Any]:
     """256 bytes of E4M3 -> 16 vectors, unscaled."""
     steps = []
     for i in range(4):
-        blocks = [emit.load(emit.offset(address, 128 * q + 32 * i), vector(I16)) for q in range(2)]
+        low_block = emit.load(emit.offset(address, 32 * i), vector(I16))
+        high_block = emit.load(emit.offset(address, 128 + 32 * i), vector(I16))
         for h in range(2):
             lanes = [
                 16 * q + 8 * e + 4 * h + d for q in range(2) for e in range(2) for d in range(4)
             ]
-            pairs = emit.builder.zext(emit.shuffle(*blocks, lanes), vector(I32))
+            pairs = emit.builder.zext(emit.shuffle(low_block, high_block, lanes), vector(I32))
             high = emit.builder.lshr(pairs, emit.splat_constant(I32, 8))
             low = emit.builder.and_(pairs, emit.splat_constant(I32, 0xFF))
             steps += [_e4m3_to_f32(emit, high), _e4m3_to_f32(emit, low)]
@@ -179,9 +178,7 @@ _FP4_LANES = tuple(4 * ((lane >> 1) & 1) + (lane >> 2) for lane in range(LANES))
 ROW_FORMATS = {
     "fp4": RowFormat(_decode_fp4, _fp4_columns(), 128, _FP4_LANES, scale_bytes=1),
     "fp8": RowFormat(_decode_fp8, _fp8_columns(), 256, _FP8_LANES),
-    "fp8_as_bf16": RowFormat(
-        _decode_fp8, _fp8_columns(), 256, _FP8_LANES, rounds_weights=True
-    ),
+    "fp8_as_bf16": RowFormat(_decode_fp8, _fp8_columns(), 256, _FP8_LANES, rounds_weights=True),
     "bf16": RowFormat(_decode_bf16, _pair_columns(), 64),
     "f32": RowFormat(_decode_f32, np.arange(16), 64),
 }
@@ -204,7 +201,8 @@ def lane_columns(name: str, n_columns: int) -> NDArray[np.int64]:
     columns = ROW_FORMATS[name].columns
     n_superblocks = -(-n_columns // columns.size)
     starts = np.arange(n_superblocks, dtype=np.int64)[:, None] * columns.size
-    return np.minimum((starts + columns).ravel(), n_columns)
+    padded: NDArray[np.int64] = np.minimum((starts + columns).ravel(), n_columns)
+    return padded
 
 
 def _scales(emit: Emitter, row_format: RowFormat, address: Any, valid: Any = None) -> Any:
@@ -226,7 +224,12 @@ def _scales(emit: Emitter, row_format: RowFormat, address: Any, valid: Any = Non
 
 
 def _superblock(
-    emit: Emitter, row_format: RowFormat, weights: Any, scale: Any, inputs: list[Any], sums: list[Any]
+    emit: Emitter,
+    row_format: RowFormat,
+    weights: Any,
+    scale: Any,
+    inputs: list[Any],
+    sums: list[Any],
 ) -> None:
     """Add one superblock's products to the accumulators of every token."""
     steps = row_format.decode(emit, weights)
@@ -262,16 +265,12 @@ def _walk(emit: Emitter, row_format: RowFormat, sums: list[Any], args: list[Any]
         tokens = [emit.offset(base, input_stride, token) for token in range(len(sums))]
         _superblock(emit, row_format, address, scale, tokens, sums)
 
-    emit.loop(
-        n_blocks, lambda index: block(index, emit.at(weights, index, row_format.n_bytes))
-    )
+    emit.loop(n_blocks, lambda index: block(index, emit.at(weights, index, row_format.n_bytes)))
     rest = builder.urem(n_columns, per_block)
 
     def last() -> None:
         padded = emit.zeroed(row_format.n_bytes)
-        n_bytes = builder.udiv(
-            builder.mul(rest, ir.Constant(I64, row_format.n_bytes)), per_block
-        )
+        n_bytes = builder.udiv(builder.mul(rest, ir.Constant(I64, row_format.n_bytes)), per_block)
         emit.copy_bytes(padded, emit.at(weights, n_blocks, row_format.n_bytes), n_bytes)
         done = builder.mul(n_blocks, ir.Constant(I64, n_lane_scales))
         block(n_blocks, padded, builder.sub(n_scales, done))
@@ -310,7 +309,17 @@ def _row_dot(n_tokens: int) -> Any:
 
     # numba reads the parameters off the function, so they are spelled out
     def dot(
-        typing: Any, f: Any, w: Any, s: Any, k: Any, n: Any, x: Any, xs: Any, y: Any, ys: Any, r: Any
+        typing: Any,
+        f: Any,
+        w: Any,
+        s: Any,
+        k: Any,
+        n: Any,
+        x: Any,
+        xs: Any,
+        y: Any,
+        ys: Any,
+        r: Any,
     ) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
             generate(Emitter(builder), args)

@@ -69,9 +69,7 @@ class Emitter:
 
     def store(self, address: Any, value: Any) -> None:
         """Store to an address of any alignment."""
-        self.builder.store(
-            value, self.builder.inttoptr(address, value.type.as_pointer())
-        ).align = 1
+        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = 1
 
     def fma(self, left: Any, right: Any, addend: Any) -> Any:
         """Return left * right + addend, rounded once, lane by lane."""

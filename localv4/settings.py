@@ -1,0 +1,231 @@
+"""What the user chose: flags, then ``LOCALV4_*``, then config.toml, then defaults.
+
+The only reader (and writer) of ``os.environ`` in the project. Every value keeps its source, so that
+``localv4 config`` can say where it came from. Knows nothing of checkpoints or of the engine.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, cast
+
+from localv4.errors import InvalidInput
+from localv4.sizes import parse_bytes
+
+__all__ = [
+    "Numerics",
+    "Profile",
+    "Settings",
+    "Think",
+    "cache_folder",
+    "config_file",
+    "load_settings",
+]
+
+Numerics = Literal["trained", "float32"]
+Profile = Literal["preview", "official"]
+Think = Literal["off", "low", "high", "max"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force and where each came from.
+
+    Attributes
+    ----------
+    model
+        Folder, repo id or alias; None for the built-in model.
+    memory
+        Hard budget in bytes; None to choose from what is available.
+    threads
+        Compute threads; None to choose for this CPU.
+    context
+        Most tokens a session may hold; None for the engine's choice.
+    numerics
+        ``trained`` or ``float32``.
+    think
+        Thinking effort; None for the checkpoint's own default.
+    profile
+        Chat format; None to detect it from the checkpoint.
+    cache_dir
+        Folder for compiled kernels and the built-in model.
+    color
+        False with ``NO_COLOR`` or ``TERM=dumb``: no escape codes even on a terminal.
+    sources
+        For each setting: ``default``, its flag, its environment variable, or the file's path.
+    warnings
+        Sentences the user should see once, such as a misspelt environment variable.
+    """
+
+    model: str | None
+    memory: int | None
+    threads: int | None
+    context: int | None
+    numerics: Numerics
+    think: Think | None
+    profile: Profile | None
+    cache_dir: Path
+    color: bool
+    sources: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidInput(f"{value!r} is not a text")
+    return value
+
+
+def _size(value: object) -> int:
+    return parse_bytes(cast(int | str, value))
+
+
+def _count(value: object) -> int:
+    try:
+        count = int(value) if isinstance(value, str) else value
+    except ValueError:
+        count = None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise InvalidInput(f"{value!r} is not a whole number above zero")
+    return count
+
+
+def _choice(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise InvalidInput(f"{value!r} is not one of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def _folder(value: object) -> Path:
+    return Path(_text(value)).expanduser()
+
+
+_PARSERS: Mapping[str, Callable[[object], object]] = MappingProxyType(
+    {
+        "model": _text,
+        "memory": _size,
+        "threads": _count,
+        "context": _count,
+        "numerics": _choice("trained", "float32"),
+        "think": _choice("off", "low", "high", "max"),
+        "profile": _choice("preview", "official"),
+        "cache_dir": _folder,
+    }
+)
+_CONFIG_VARIABLE = "LOCALV4_CONFIG"
+
+
+def _variable(name: str) -> str:
+    return f"LOCALV4_{name.upper()}"
+
+
+def config_file() -> Path:
+    """Path of config.toml: ``LOCALV4_CONFIG``, or in the user's folder for settings."""
+    named = os.environ.get(_CONFIG_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    # Imported where needed: it costs 25 ms, and most starts name no folder.
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("localv4", appauthor=False)) / "config.toml"
+
+
+def cache_folder() -> Path:
+    """Folder for compiled kernels and the built-in model, not necessarily there yet."""
+    return load_settings().cache_dir
+
+
+def set_library_default(variable: str, value: str) -> None:
+    """Set an environment variable that a library reads at start, unless the user has set it."""
+    os.environ.setdefault(variable, value)
+
+
+def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
+    """Return the settings in force for these command line flags.
+
+    Parameters
+    ----------
+    flags
+        Setting name to value; None values count as not given.
+
+    Raises
+    ------
+    InvalidInput
+        If config.toml cannot be read or has an unknown key, or a value is of no use.
+    """
+    layers: list[Mapping[str, tuple[object, str]]] = [
+        {name: (value, _flag(name)) for name, value in (flags or {}).items() if value is not None},
+        {
+            name: (os.environ[_variable(name)], _variable(name))
+            for name in _PARSERS
+            if os.environ.get(_variable(name))
+        },
+        _read_config(config_file()),
+    ]
+    values: dict[str, object] = {"model": None, "memory": None, "threads": None, "context": None}
+    values |= {"numerics": "trained", "think": None, "profile": None}
+    sources = dict.fromkeys(_PARSERS, "default")
+    for layer in reversed(layers):
+        for name, (value, source) in layer.items():
+            try:
+                values[name] = _PARSERS[name](value)
+            except InvalidInput as error:
+                raise InvalidInput(f"{source}: {error}") from None
+            sources[name] = source
+    values.setdefault("cache_dir", _default_cache_dir())
+    return Settings(
+        **values,  # type: ignore[arg-type]  # each parser gives its field's type
+        color=not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
+        sources=MappingProxyType(sources),
+        warnings=_misspelt_variables(),
+    )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _default_cache_dir() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("localv4", appauthor=False))
+
+
+def _read_config(path: Path) -> dict[str, tuple[object, str]]:
+    """Read settings with the path as their source; none if there is no file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from None
+    import tomllib
+
+    try:
+        table = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not valid TOML: {error}; correct or remove it") from None
+    for name in table:
+        if name not in _PARSERS:
+            raise InvalidInput(f"{path}: unknown setting {name!r}{_nearest(name, list(_PARSERS))}")
+    return {name: (value, str(path)) for name, value in table.items()}
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"; did you mean {match[0]}?" if match else f"; known are {', '.join(known)}"
+
+
+def _misspelt_variables() -> tuple[str, ...]:
+    known = [_CONFIG_VARIABLE, *map(_variable, _PARSERS)]
+    return tuple(
+        f"the environment variable {name} means nothing to localv4{_nearest(name, known)}"
+        for name in sorted(os.environ)
+        if name.startswith("LOCALV4_") and name not in known
+    )
