@@ -13,7 +13,6 @@ compiler behind the kernels alone takes more than a second.
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
         UnsupportedModel,
     )
     from localv4.generate import Event
+    from localv4.kernels._jit import kernels_are_cached
     from localv4.sampling import SamplingParams
     from localv4.session import Session, Snapshot
 
@@ -51,6 +51,7 @@ __all__ = [
     "UnsupportedModel",
     "__version__",
     "encoding",
+    "kernels_are_cached",
     "load",
     "quant",
 ]
@@ -59,6 +60,7 @@ _HOMES = {
     "Engine": "engine",
     "Event": "generate",
     "ModelConfig": "config",
+    "kernels_are_cached": "kernels._jit",
     "SamplingParams": "sampling",
     "Session": "session",
     "Snapshot": "session",
@@ -70,6 +72,8 @@ _MODULES = ("encoding", "quant")
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
     if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             return version("localv4")
         except PackageNotFoundError:  # a bare checkout

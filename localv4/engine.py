@@ -23,18 +23,16 @@ from localv4.encoding import Profile, detect_profile
 from localv4.errors import InvalidInput, LocalV4Error, OutOfBudget, UnsupportedModel
 from localv4.generate import Generation, default_stop_ids, generate
 from localv4.kernels.threads import choose_threads, computing
-from localv4.kv_cache import KVCache, LayerCache
 from localv4.memory import MemoryPlan, kv_bytes, make_plan
-from localv4.model import Block, Model
+from localv4.model import Model
 from localv4.models import resolve
 from localv4.mtp import MtpBlock
 from localv4.prompt import Prompt, PromptFormat
-from localv4.rope import Rope
 from localv4.sampling import Sampler, SamplingParams
 from localv4.session import CHUNK_TOKENS, Session
 from localv4.sizes import format_bytes, parse_bytes
 from localv4.stats import Stats
-from localv4.step import Step
+from localv4.teacher_forced import TeacherForced
 from localv4.tokenizer import Tokenizer
 
 __all__ = ["Engine", "load"]
@@ -159,7 +157,7 @@ class Engine:
         self._checkpoint: Checkpoint | None = checkpoint
         self._model = Model(checkpoint)
         self._mtp = MtpBlock(checkpoint, self._model) if draft == "mtp" else None
-        self._rope = Rope(self.config)
+        self._forced = TeacherForced(self._model, self._trained)
         self._stats = Stats()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         chunk = min(CHUNK_TOKENS, self.config.max_position_embeddings)
@@ -307,53 +305,19 @@ class Engine:
         )
 
     def run_attention(self, layer: int, x: ArrayLike) -> F32:
-        """Run one layer's attention on given inputs from an empty state (verification).
-
-        Parameters
-        ----------
-        layer
-            0..num_hidden_layers-1.
-        x
-            float32 [n_tokens, d], normalised inputs ("attn_in").
-
-        Returns
-        -------
-        float32 [n_tokens, d] ("attn_out").
-        """
-        block = self._block(layer)
-        inputs = self._states(x, (self.config.hidden_size,))
+        """Run one layer's attention on float32 [n, d] from an empty state (verification)."""
         with self._computing():
-            step = self._step(np.zeros(len(inputs), np.int64))
-            return block.attention.forward(inputs, self._empty(layer), step)
+            return self._forced.attention(layer, x)
 
     def run_ffn(self, layer: int, x: ArrayLike, ids: ArrayLike) -> F32:
-        """Run one layer's experts on given inputs ("ffn_in" -> "ffn_out", verification)."""
-        block = self._block(layer)
-        inputs = self._states(x, (self.config.hidden_size,))
+        """Run one layer's experts on float32 [n, d] and ids [n] (verification)."""
         with self._computing():
-            return block.experts.forward(inputs, self._step(self._ids(ids, len(inputs))))
+            return self._forced.ffn(layer, x, ids)
 
     def run_block(self, layer: int, h: ArrayLike, ids: ArrayLike) -> F32:
-        """Run one block on given states from an empty state (verification).
-
-        Parameters
-        ----------
-        layer
-            0..num_hidden_layers-1.
-        h
-            float32 [n_tokens, hc_mult, d].
-        ids
-            [n_tokens].
-
-        Returns
-        -------
-        float32 [n_tokens, hc_mult, d].
-        """
-        block = self._block(layer)
-        hidden = self._states(h, (self.config.hc_mult, self.config.hidden_size))
+        """Run one block on float32 [n, hc_mult, d] from an empty state (verification)."""
         with self._computing():
-            step = self._step(self._ids(ids, len(hidden)))
-            return block.forward(hidden, self._empty(layer), step)
+            return self._forced.block(layer, h, ids)
 
     def _computing(self) -> AbstractContextManager[None]:
         if self._checkpoint is None:
@@ -372,30 +336,3 @@ class Engine:
                 f"{session.position + n_tokens} tokens need {format_bytes(needed)} of KV state, "
                 f"and the budget leaves {format_bytes(self.plan.kv)}; give more memory."
             )
-
-    def _block(self, layer: int) -> Block:
-        if not 0 <= layer < self.config.num_hidden_layers:
-            raise InvalidInput(
-                f"Layer {layer} does not exist; there are 0..{self.config.num_hidden_layers - 1}."
-            )
-        return self._model.blocks[layer]
-
-    def _states(self, values: ArrayLike, shape: tuple[int, ...]) -> F32:
-        states = np.ascontiguousarray(values, np.float32)
-        if states.shape[1:] != shape or not len(states):
-            raise InvalidInput(f"States have the shape (n, *{shape}), not {states.shape}.")
-        return states
-
-    def _ids(self, ids: ArrayLike, count: int) -> NDArray[np.int64]:
-        tokens = np.asarray(ids, np.int64)
-        if tokens.shape != (count,):
-            raise InvalidInput(f"{count} states need {count} ids, not shape {tokens.shape}.")
-        if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
-            raise InvalidInput(f"Ids must be in 0..{self.config.vocab_size - 1}.")
-        return tokens
-
-    def _step(self, ids: NDArray[np.int64]) -> Step:
-        return Step(ids, 0, self._trained, self._rope)
-
-    def _empty(self, layer: int) -> LayerCache:
-        return KVCache.empty(self.config, self._trained, mtp=False).layers[layer]

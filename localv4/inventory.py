@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from localv4.checkpoint import Checkpoint
 from localv4.config import LayerKind, ModelConfig
+from localv4.kv_cache import entry_bytes, key_bytes
 from localv4.tensors import (
     ExpertFormat,
     ScaleDtype,
@@ -18,12 +19,9 @@ from localv4.tensors import (
     expert_tensors,
 )
 
-__all__ = ["Inventory", "Part", "kv_bytes_per_token", "kv_entry_bytes", "take_inventory"]
+__all__ = ["Inventory", "Part", "kv_bytes_per_token", "take_inventory"]
 
 _PARTS = ("embedding", "attention", "ffn", "routed experts", "head", "mtp")
-_KV_SCALE_BLOCK = 64  # values of a KV entry that share an FP8 scale
-_KV_SCALE_ALIGN = 8
-_INDEX_SCALE_BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,9 @@ def _inventory(
         n_unread=n_unread,
         unread_bytes=unread_bytes,
         kv_bytes_per_token=kv_bytes_per_token(config),
-        window_bytes=config.num_hidden_layers * config.sliding_window * kv_entry_bytes(config),
+        window_bytes=config.num_hidden_layers
+        * config.sliding_window
+        * entry_bytes(config, trained=True),
     )
 
 
@@ -168,22 +168,12 @@ def _sum(name: str, parts: Iterable[Part]) -> Part:
     return Part(name, sum(part.n_tensors for part in listed), sum(part.nbytes for part in listed))
 
 
-def kv_entry_bytes(config: ModelConfig) -> int:
-    """Bytes of one window or compressed entry: FP8 values, BF16 rotary part, padded scales."""
-    rotary = config.qk_rope_head_dim
-    plain = config.head_dim - rotary
-    n_scales = plain // _KV_SCALE_BLOCK
-    padded = -(-n_scales // _KV_SCALE_ALIGN) * _KV_SCALE_ALIGN
-    return plain + 2 * rotary + padded
-
-
 def kv_bytes_per_token(config: ModelConfig) -> float:
     """Bytes by which the compressed KV state grows for each token, over all body layers.
 
     With the precision that the model was trained for: a csa layer stores an entry and an FP4 index
     key for 4 tokens, an hca layer an entry for 128, a sliding layer nothing beyond its window.
     """
-    entry = kv_entry_bytes(config)
-    key = config.index_head_dim // 2 + config.index_head_dim // _INDEX_SCALE_BLOCK
+    entry, key = entry_bytes(config, trained=True), key_bytes(config, trained=True)
     growth: dict[LayerKind, float] = {"sliding": 0.0, "csa": (entry + key) / 4, "hca": entry / 128}
     return sum(growth[config.layer_kind(n)] for n in range(config.num_hidden_layers))

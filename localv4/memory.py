@@ -14,6 +14,7 @@ import psutil
 from localv4.checkpoint import Checkpoint
 from localv4.config import ModelConfig
 from localv4.errors import OutOfBudget
+from localv4.inventory import take_inventory
 from localv4.kv_cache import entry_bytes, key_bytes
 from localv4.sizes import format_bytes
 
@@ -27,8 +28,8 @@ class MemoryPlan:
     Attributes
     ----------
     dense, head, experts
-        Weights in the map: attention and shared experts, embedding and head, routed experts.
-        Page cache, not counted in total.
+        Weights in the map: attention, shared experts and the MTP block in use; embedding and
+        head; routed experts.  Page cache, not counted in total.
     kv
         What is left for the KV state of all sessions.
     workspace
@@ -91,22 +92,6 @@ def workspace_bytes(config: ModelConfig, n_tokens: int) -> int:
     return 4 * n_tokens * (hidden + max(heads + 2 * config.head_dim, experts))
 
 
-def _mapped(checkpoint: Checkpoint) -> tuple[int, int, int]:
-    """Return the bytes of dense, embedding and head, and routed expert tensors."""
-    dense = head = experts = 0
-    unread = set(checkpoint.unread)
-    for name, tensor in checkpoint.tensors.items():
-        if name in unread:
-            continue
-        if ".ffn.experts." in name:
-            experts += tensor.nbytes
-        elif name.startswith(("layers.", "mtp.")):
-            dense += tensor.nbytes
-        else:
-            head += tensor.nbytes
-    return dense, head, experts
-
-
 def make_plan(
     checkpoint: Checkpoint, budget: int | None, chunk_tokens: int, trained: bool, mtp: bool
 ) -> MemoryPlan:
@@ -142,5 +127,10 @@ def make_plan(
             f"A memory budget of {format_bytes(limit)} is too small for this model: it needs at "
             f"least {smallest} beside its mapped weights; give more with --memory."
         )
-    dense, head, experts = _mapped(checkpoint)
+    parts = {part.name: part.nbytes for part in take_inventory(checkpoint).parts}
+    if not mtp:
+        parts.pop("mtp", None)
+    experts = parts.pop("routed experts")
+    head = parts.pop("embedding") + parts.pop("head")
+    dense = sum(parts.values())
     return MemoryPlan(dense, head, experts, room, workspace, process, limit, limit)

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from localv4.checkpoint import Checkpoint
-from localv4.inventory import Part, kv_bytes_per_token, kv_entry_bytes, take_inventory
+from localv4.inventory import Part, kv_bytes_per_token, take_inventory
+from localv4.kv_cache import entry_bytes
 from localv4.synthetic_config import Preset
 from tests.released import released_config
 from tests.small_checkpoints import make_small
@@ -64,7 +65,7 @@ def test_a_drafter_is_not_counted() -> None:
 
 def test_kv_sizes() -> None:
     config = released_config("flash")
-    assert kv_entry_bytes(config) == 448 + 128 + 8
+    assert entry_bytes(config, trained=True) == 448 + 128 + 8
     assert kv_bytes_per_token(config) == 21 * (584 + 68) / 4 + 20 * 584 / 128
     assert take_inventory(config).window_bytes == 43 * 128 * 584
 

@@ -25,7 +25,7 @@ from numba.extending import intrinsic as numba_intrinsic
 
 from localv4.settings import cache_folder
 
-__all__ = ["cache_dir", "intrinsic", "leaf", "parallel", "reduction"]
+__all__ = ["cache_dir", "intrinsic", "kernels_are_cached", "leaf", "parallel", "reduction"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _FASTMATH = {"contract", "nsz"}
@@ -69,6 +69,11 @@ def _choose_cache_dir() -> Path | None:
 cache_dir: Path | None = _choose_cache_dir()
 if cache_dir is not None:
     numba.config.CACHE_DIR = str(cache_dir)
+
+
+def kernels_are_cached() -> bool:
+    """Return whether compiled kernels of this version lie in the cache already."""
+    return cache_dir is not None and next(cache_dir.rglob("*.nbc"), None) is not None
 
 
 def leaf(function: _Function) -> _Function:

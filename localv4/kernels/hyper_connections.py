@@ -174,7 +174,7 @@ def spread(hidden: F32, update: F32, post: F32, residual: F32, trained: bool, ou
         )
 
 
-@parallel
+@leaf
 def head_combine(
     hidden: F32,
     flat: F32,
@@ -191,7 +191,7 @@ def head_combine(
 
     Parameters are those of `combine`, with mix [n_tokens, hc_mult] and scale [1].
     """
-    for token in prange(hidden.shape[0]):
+    for token in range(hidden.shape[0]):
         factor = _inverse_rms(flat[token], eps)
         _head_weights(mix[token], factor, base, scale, hc_eps, pre[token])
         _weighted_copies(hidden[token], pre[token], trained, x[token])

@@ -44,10 +44,10 @@ def _simulate_fp4(block: F32) -> None:
         block[i] *= scale
 
 
-@parallel
+@leaf
 def hadamard_fp4(x: F32, trained: bool) -> None:
     """Transform rows [n, power of two] in place (Sylvester order), then simulate FP4."""
-    for row in prange(x.shape[0]):
+    for row in range(x.shape[0]):
         _hadamard_row(x[row], trained)
         if trained:
             for first in range(0, x.shape[1], KEY_BLOCK):
@@ -174,7 +174,7 @@ def _choose_row(row: F32, chosen: I32) -> None:
         chosen[slot] = -1
 
 
-@parallel
+@leaf
 def choose(scores: F32, chosen: I32) -> None:
     """Choose the highest scores of each row; equal ones from the lowest entry up.
 
@@ -185,5 +185,5 @@ def choose(scores: F32, chosen: I32) -> None:
     chosen
         Written: int32 [n_tokens, index_topk], entry numbers ascending, then -1.
     """
-    for token in prange(scores.shape[0]):
+    for token in range(scores.shape[0]):
         _choose_row(scores[token], chosen[token])

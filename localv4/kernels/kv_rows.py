@@ -8,10 +8,9 @@ unpacked is kept.  Follows forward.md sections 4 step 3, 5 and 10.
 """
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import leaf, parallel
+from localv4.kernels._jit import leaf
 from localv4.kernels.rounding import encode_e2m1, encode_e4m3, fp4_block, fp8_block
 from localv4.quant import e2m1, e4m3
 
@@ -70,10 +69,10 @@ def _encode_entry(values: F32, rope_dim: int, trained: bool, row: U8) -> None:
         _write_float(values[plain + i], row, plain + 2 * i, 2)
 
 
-@parallel
+@leaf
 def encode_entries(values: F32, rope_dim: int, trained: bool, rows: U8) -> None:
     """Pack float32 entries [n, head_dim] (overwritten by scratch) into rows of bytes."""
-    for entry in prange(values.shape[0]):
+    for entry in range(values.shape[0]):
         _encode_entry(values[entry], rope_dim, trained, rows[entry])
 
 
@@ -93,10 +92,10 @@ def decode_entry(row: U8, rope_dim: int, trained: bool, out: F32) -> None:
         out[plain + i] = _read_float(row, plain + 2 * i, 2)
 
 
-@parallel
+@leaf
 def decode_entries(rows: U8, rope_dim: int, trained: bool, out: F32) -> None:
     """Unpack rows [n, entry bytes] into float32 [n, head_dim]."""
-    for entry in prange(rows.shape[0]):
+    for entry in range(rows.shape[0]):
         decode_entry(rows[entry], rope_dim, trained, out[entry])
 
 
@@ -115,10 +114,10 @@ def _encode_key(values: F32, trained: bool, row: U8) -> None:
             row[(first + i) // 2] = np.uint8(pair)
 
 
-@parallel
+@leaf
 def encode_keys(values: F32, trained: bool, rows: U8) -> None:
     """Pack float32 keys [n, index_head_dim] (overwritten by scratch) into rows of bytes."""
-    for key in prange(values.shape[0]):
+    for key in range(values.shape[0]):
         _encode_key(values[key], trained, rows[key])
 
 

@@ -4,10 +4,9 @@ Follows forward.md section 1 (RMS) and section 4 step 2.
 """
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import leaf, parallel
+from localv4.kernels._jit import leaf
 from localv4.kernels.rounding import round_bf16
 from localv4.kernels.sums import dot, total
 
@@ -25,9 +24,9 @@ def _rms_norm_row(row: F32, weight: F32, eps: np.float32, trained: bool, out: F3
         out[i] = round_bf16(value) if trained else value
 
 
-@parallel
+@leaf
 def _rms_norm(x: F32, weight: F32, eps: np.float32, trained: bool, out: F32) -> None:
-    for row in prange(x.shape[0]):
+    for row in range(x.shape[0]):
         _rms_norm_row(x[row], weight, eps, trained, out[row])
 
 
@@ -71,9 +70,9 @@ def _head_norm_row(row: F32, eps: np.float32, trained: bool) -> None:
         row[i] = round_bf16(value) if trained else value
 
 
-@parallel
+@leaf
 def _head_norm(queries: F32, eps: np.float32, trained: bool) -> None:
-    for head in prange(queries.shape[0]):
+    for head in range(queries.shape[0]):
         _head_norm_row(queries[head], eps, trained)
 
 

@@ -6,10 +6,9 @@ The tables come from localv4/rope.py.  Follows forward.md section 4 (rope, inver
 import math
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import leaf, parallel
+from localv4.kernels._jit import leaf
 from localv4.kernels.rounding import round_bf16
 
 __all__ = ["rope_table", "rotate"]
@@ -51,9 +50,9 @@ def _rotate_token(x: F32, table: F32, sign: np.float32, trained: bool) -> None:
             x[head, column + 1] = round_bf16(odd) if trained else odd
 
 
-@parallel
+@leaf
 def _rotate(x: F32, table: F32, sign: np.float32, trained: bool) -> None:
-    for token in prange(x.shape[0]):
+    for token in range(x.shape[0]):
         _rotate_token(x[token], table[token], sign, trained)
 
 

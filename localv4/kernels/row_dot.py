@@ -171,6 +171,11 @@ class RowFormat:
         """Columns in a superblock."""
         return self.columns.size
 
+    @property
+    def n_scales(self) -> int:
+        """Scales of a row in a superblock."""
+        return max(self.scale_lanes or (0,)) + 1
+
 
 _FP8_LANES = tuple(lane >> 3 for lane in range(LANES))
 _FP4_LANES = tuple(4 * ((lane >> 1) & 1) + (lane >> 2) for lane in range(LANES))
@@ -205,17 +210,11 @@ def lane_columns(name: str, n_columns: int) -> NDArray[np.int64]:
     return padded
 
 
-def _scales(emit: Emitter, row_format: RowFormat, address: Any, valid: Any = None) -> Any:
-    """Load the scales of a superblock into their lanes; only the first `valid` exist."""
+def _scales(emit: Emitter, row_format: RowFormat, address: Any) -> Any:
+    """Load the scales of a superblock into their lanes."""
     assert row_format.scale_lanes is not None
     kind = I8 if row_format.scale_bytes == 1 else I32
-    count = max(row_format.scale_lanes) + 1
-    if valid is not None:
-        padded = emit.zeroed(64)
-        n_bytes = emit.builder.mul(valid, ir.Constant(I64, row_format.scale_bytes))
-        emit.copy_bytes(padded, address, n_bytes)
-        address = padded
-    loaded = emit.load(address, vector(kind, count))
+    loaded = emit.load(address, vector(kind, row_format.n_scales))
     lanes = emit.shuffle(loaded, loaded, row_format.scale_lanes)
     if row_format.scale_bytes == 1:  # UE8M0 is the exponent field of a float32
         lanes = emit.builder.zext(lanes, vector(I32))
@@ -249,33 +248,39 @@ def _superblock(
 
 
 def _walk(emit: Emitter, row_format: RowFormat, sums: list[Any], args: list[Any]) -> None:
-    """Add a whole row: full superblocks from memory, then the rest from padded copies."""
+    """Add a whole row; a last, partial superblock is read from padded copies on the stack."""
     weights, scales, n_columns, n_scales, inputs, input_stride = args
     builder = emit.builder
+    n_bytes, scale_step = row_format.n_bytes, row_format.n_scales * row_format.scale_bytes
     per_block = ir.Constant(I64, row_format.n_columns)
-    n_blocks = builder.udiv(n_columns, per_block)
-    n_lane_scales = max(row_format.scale_lanes or (0,)) + 1
+    n_full, rest = builder.udiv(n_columns, per_block), builder.urem(n_columns, per_block)
+    has_rest = builder.icmp_unsigned("!=", rest, ir.Constant(I64, 0))
+    padded, padded_scales = emit.memory(n_bytes), emit.memory(64)
 
-    def block(index: Any, address: Any, valid: Any = None) -> None:
+    def pad() -> None:
+        used = builder.udiv(builder.mul(rest, ir.Constant(I64, n_bytes)), per_block)
+        emit.clear(padded, n_bytes)
+        emit.copy_bytes(padded, emit.at(weights, n_full, n_bytes), used)
+        if row_format.scale_lanes is not None:
+            done = builder.mul(n_full, ir.Constant(I64, row_format.n_scales))
+            n_left = builder.sub(n_scales, done)
+            left = builder.mul(n_left, ir.Constant(I64, row_format.scale_bytes))
+            emit.clear(padded_scales, 64)
+            emit.copy_bytes(padded_scales, emit.at(scales, n_full, scale_step), left)
+
+    def block(index: Any) -> None:
+        is_full = builder.icmp_unsigned("<", index, n_full)
+        address = builder.select(is_full, emit.at(weights, index, n_bytes), padded)
         scale = None
         if row_format.scale_lanes is not None:
-            first = emit.at(scales, index, n_lane_scales * row_format.scale_bytes)
-            scale = _scales(emit, row_format, first, valid)
+            first = builder.select(is_full, emit.at(scales, index, scale_step), padded_scales)
+            scale = _scales(emit, row_format, first)
         base = emit.at(inputs, index, 4 * row_format.n_columns)
         tokens = [emit.offset(base, input_stride, token) for token in range(len(sums))]
         _superblock(emit, row_format, address, scale, tokens, sums)
 
-    emit.loop(n_blocks, lambda index: block(index, emit.at(weights, index, row_format.n_bytes)))
-    rest = builder.urem(n_columns, per_block)
-
-    def last() -> None:
-        padded = emit.zeroed(row_format.n_bytes)
-        n_bytes = builder.udiv(builder.mul(rest, ir.Constant(I64, row_format.n_bytes)), per_block)
-        emit.copy_bytes(padded, emit.at(weights, n_blocks, row_format.n_bytes), n_bytes)
-        done = builder.mul(n_blocks, ir.Constant(I64, n_lane_scales))
-        block(n_blocks, padded, builder.sub(n_scales, done))
-
-    emit.when(builder.icmp_unsigned("!=", rest, ir.Constant(I64, 0)), last)
+    emit.when(has_rest, pad)
+    emit.loop(builder.add(n_full, builder.zext(has_rest, I64)), block)
 
 
 def _row_dot(n_tokens: int) -> Any:

@@ -111,14 +111,15 @@ class Emitter:
             byte = self.load(self.builder.add(source, loop.index), I8)
             self.store(self.builder.add(target, loop.index), byte)
 
-    def zeroed(self, n_bytes: int) -> Any:
-        """Return the address of stack memory and clear it (64-byte aligned)."""
+    def memory(self, n_bytes: int) -> Any:
+        """Return the address of uninitialised stack memory."""
         memory = cgutils.alloca_once(self.builder, I8, size=ir.Constant(I32, n_bytes))
-        memory.align = 64
-        address = self.builder.ptrtoint(memory, I64)
+        return self.builder.ptrtoint(memory, I64)
+
+    def clear(self, address: Any, n_bytes: int) -> None:
+        """Set a multiple of 64 bytes to zero."""
         for start in range(0, n_bytes, 64):
             self.store(self.offset(address, start), self.splat_constant(I8, 0, 64))
-        return address
 
     def accumulators(self, count: int) -> list[Any]:
         """Return stack slots for `count` vectors of float32 zeros (registers after mem2reg)."""

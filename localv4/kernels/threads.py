@@ -10,15 +10,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# libgomp's waiting threads spin by default, which costs a factor of ten as soon as another
-# program wants a core.  Read when the threading layer starts, so it is set before numba.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import numba
 
 from localv4.errors import InvalidInput
+from localv4.settings import set_library_default
 
 __all__ = ["choose_threads", "computing"]
+
+# libgomp's waiting threads spin by default, which costs a factor of ten as soon as another
+# program wants a core.  It reads this when the first parallel kernel loads it.
+set_library_default("OMP_WAIT_POLICY", "PASSIVE")
 
 _lock = threading.RLock()
 

@@ -1,0 +1,1 @@
+"""The terminal app: commands, prompts and output; no arrays. Nothing imports this package."""

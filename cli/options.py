@@ -1,0 +1,97 @@
+"""Flags that several commands share, and how they become settings and an output."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from localv4.cli.output import Output
+from localv4.settings import Numerics, Profile, Settings, Think, load_settings
+
+__all__ = [
+    "Context",
+    "Invocation",
+    "JsonFlag",
+    "MaxTokens",
+    "Memory",
+    "Model",
+    "NumericsFlag",
+    "ProfileFlag",
+    "Quiet",
+    "System",
+    "ThinkFlag",
+    "Threads",
+    "Verbose",
+    "start",
+]
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "-m", "--model", metavar="DIR", help="Checkpoint folder; the built-in model if none is set."
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Hard budget for all memory, such as 24GiB; else what is available."
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", help="Compute threads; else chosen for this CPU.")
+]
+Context = Annotated[
+    int | None, typer.Option("--context", metavar="N", help="Most tokens the session may hold.")
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", metavar="N", min=1, help="Most tokens of thinking and answer."),
+]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")]
+NumericsFlag = Annotated[
+    Numerics | None,
+    typer.Option("--numerics", help="trained: rounded as in training. float32: to verify."),
+]
+ThinkFlag = Annotated[
+    Think | None, typer.Option("--think", help="Thinking effort; else the checkpoint's default.")
+]
+ProfileFlag = Annotated[
+    Profile | None, typer.Option("--profile", help="Chat format; else detected.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Nothing on stderr but errors.")]
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "-v", "--verbose", count=True, show_default=False, metavar="",
+        help="Statistics too; -vv: everything, with tracebacks.",
+    ),
+]  # fmt: skip
+
+
+@dataclass
+class Invocation:
+    """What `localv4.cli.app` must know of a command that ended with an error."""
+
+    verbosity: int = 0
+
+
+def start(
+    context: typer.Context, flags: dict[str, object], quiet: bool = False, verbose: int = 0
+) -> tuple[Settings, Output]:
+    """Return the settings and the output of one command, after printing the settings' warnings.
+
+    Raises
+    ------
+    InvalidInput
+        If a setting is of no use, or both -q and -v are given.
+    """
+    if quiet and verbose:
+        raise typer.BadParameter("-q and -v contradict each other; give one of them", context)
+    verbosity = -1 if quiet else verbose
+    context.ensure_object(Invocation).verbosity = verbosity
+    settings = load_settings(flags)
+    output = Output(verbosity, settings.color)
+    for warning in settings.warnings:
+        output.warning(warning)
+    return settings, output

@@ -1,0 +1,93 @@
+"""The prompt of a script: from the argument, a file, or standard input.
+
+Knows nothing of models. One line end at the end of a file or of standard input is dropped: shells
+and editors put it there.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from localv4.errors import InvalidInput
+
+__all__ = ["read_prompt"]
+
+
+def read_prompt(argument: str | None, prompt_file: Path | None, example: str) -> str:
+    """Return the prompt; an argument and piped standard input are joined by a blank line.
+
+    Parameters
+    ----------
+    argument
+        The command line's text; ``-`` means standard input, even from a terminal.
+    prompt_file
+        A file that holds the prompt; standard input is then left alone.
+    example
+        What to type, for the error when there is no prompt.
+
+    Raises
+    ------
+    InvalidInput
+        If there is no prompt, there are two, or it is not UTF-8.
+    """
+    if prompt_file is not None:
+        if argument is not None:
+            raise InvalidInput("there are two prompts, an argument and --prompt-file; give one")
+        prompt = _read_file(prompt_file)
+    elif argument == "-":
+        prompt = _read_stdin()
+    elif _stdin_is_terminal():
+        if argument is None:
+            raise InvalidInput(f"there is no text to work on; try: {example}")
+        prompt = _checked(argument)
+    else:
+        parts = [_checked(argument)] if argument is not None else []
+        piped = _read_stdin()
+        prompt = "\n\n".join([*parts, piped] if piped.strip() else parts)
+    if not prompt:
+        raise InvalidInput(f"the text is empty; try: {example}")
+    return prompt
+
+
+def _stdin_is_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _checked(argument: str) -> str:
+    """Return the argument; what this locale could not decode is read as UTF-8."""
+    try:
+        argument.encode("utf-8")
+    except UnicodeEncodeError:
+        return _text(os.fsencode(argument), "the argument")
+    return argument
+
+
+def _read_file(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(
+            f"{path} cannot be read: {error.strerror}; check --prompt-file"
+        ) from None
+    return _without_line_end(_text(content, str(path)))
+
+
+def _read_stdin() -> str:
+    if sys.stdin is None:
+        return ""
+    return _without_line_end(_text(sys.stdin.buffer.read(), "standard input"))
+
+
+def _text(content: bytes, source: str) -> str:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"{source} is not UTF-8 text: byte 0x{content[error.start]:02x} at {error.start}; "
+            "convert it first, for example with iconv"
+        ) from None
+    return text
+
+
+def _without_line_end(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,200 @@
+"""``localv4 run``: one answer for a script."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+import localv4
+from localv4.cli import options
+from localv4.cli.errors import Stopped, stoppable
+from localv4.cli.opening import open_engine, refuse_base
+from localv4.cli.output import Output
+from localv4.cli.prompt import read_prompt
+from localv4.cli.writers import Answer, JsonlWriter, JsonWriter, TextWriter, Writer
+from localv4.errors import InvalidInput
+from localv4.settings import Settings
+
+if TYPE_CHECKING:
+    from localv4.sampling import SamplingParams
+
+__all__ = ["run"]
+
+_WRITERS: dict[str, Callable[[Output], Writer]] = {
+    "text": TextWriter,
+    "json": JsonWriter,
+    "jsonl": JsonlWriter,
+}
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked, apart from the settings."""
+
+    prompt: str | list[dict[str, Any]]
+    sampling: "SamplingParams"
+    max_tokens: int | None
+    stop: list[str]
+
+    @property
+    def is_raw(self) -> bool:
+        return isinstance(self.prompt, str)
+
+
+@dataclass
+class _Outcome:
+    """What has come of it so far; kept up to date, because it may be stopped at any moment."""
+
+    answer: Answer = field(default_factory=Answer)
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def run(
+    ctx: typer.Context,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="[PROMPT]", help="The text; - is standard input."),
+    ] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Read the prompt from a file.")
+    ] = None,
+    system: options.System = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text: no template.")] = False,
+    output_format: Annotated[
+        Literal["text", "json", "jsonl"], typer.Option("--format", help="What stdout carries.")
+    ] = "text",
+    model: options.Model = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: Annotated[
+        float, typer.Option(metavar="X", help="0 always takes the likeliest token.")
+    ] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(metavar="X", help="Keep tokens up to this probability.")
+    ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option(metavar="N", help="Keep this many tokens; 0 keeps all.")
+    ] = 0,
+    min_p: Annotated[
+        float, typer.Option(metavar="X", help="Keep tokens this likely beside the likeliest.")
+    ] = 0.0,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Repeats an answer; else drawn.")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable.")
+    ] = None,
+    think: options.ThinkFlag = None,
+    profile: options.ProfileFlag = None,
+    numerics: options.NumericsFlag = None,
+    memory: options.Memory = None,
+    threads: options.Threads = None,
+    context: options.Context = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="Stop after this many seconds, exit code 124.")
+    ] = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = 0,
+) -> None:
+    """Print one answer.
+
+    Standard output carries the answer and nothing else; thinking, progress and warnings go to
+    standard error. Piped standard input is joined to the prompt by a blank line; one line end at
+    the end of it is dropped.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 model missing or damaged, 4 not enough memory or disk,
+    124 timeout, 130 interrupted, 143 terminated. What was written before stays on standard output.
+    """
+    flags: dict[str, object] = {"model": model, "memory": memory, "threads": threads}
+    flags |= {"context": context, "numerics": numerics, "think": think, "profile": profile}
+    settings, output = options.start(ctx, flags, quiet, verbose)
+    if raw and (system is not None or think is not None or profile is not None):
+        raise InvalidInput("--raw has no template; leave out --system, --think and --profile")
+    if timeout is not None and not timeout > 0:
+        raise InvalidInput(f"--timeout is {timeout:g}; give seconds above zero")
+    text = read_prompt(prompt, prompt_file, 'localv4 run "Why is the sky blue?"')
+
+    # Imported here, as they are not for --help.
+    import secrets
+
+    from localv4.sampling import SamplingParams
+
+    if seed is None:
+        seed = secrets.randbits(32)
+    sampling = SamplingParams(temperature, top_p, top_k, min_p, seed)
+    request = _Request(text if raw else _messages(text, system), sampling, max_tokens, stop or [])
+    _run(settings, output, request, _WRITERS[output_format](output), timeout)
+
+
+def _messages(prompt: str, system: str | None) -> list[dict[str, Any]]:
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return [*messages, {"role": "user", "content": prompt}]
+
+
+def _run(
+    settings: Settings, output: Output, request: _Request, writer: Writer, timeout_s: float | None
+) -> None:
+    """Answer; if that is stopped, show what there is before saying so."""
+    outcome = _Outcome()
+    stopped: Stopped | None = None
+    begun_s = time.monotonic()
+    try:
+        with stoppable(timeout_s):
+            _answer(settings, output, request, writer, outcome)
+    except Stopped as error:
+        stopped = error
+        outcome.answer.finish_reason = error.finish_reason
+    outcome.timings["total_s"] = round(time.monotonic() - begun_s, 6)
+    facts = {
+        "timings": outcome.timings,
+        "seed": request.sampling.seed,
+        "model": settings.model or "built-in",
+        "version": localv4.__version__,
+    }
+    writer.end(outcome.answer, facts)
+    output.note(_statistics(outcome), level=0 if output.on_terminal else 1)
+    if stopped:
+        raise stopped
+
+
+def _answer(
+    settings: Settings, output: Output, request: _Request, writer: Writer, outcome: _Outcome
+) -> None:
+    begun_s = time.monotonic()
+    with open_engine(settings, output) as engine:
+        outcome.timings["load_s"] = round(time.monotonic() - begun_s, 6)
+        if not request.is_raw:
+            refuse_base(engine)
+        output.progress("reading the prompt ...")
+        try:
+            for event in engine.generate(
+                request.prompt,
+                sampling=request.sampling,
+                max_tokens=request.max_tokens,
+                stop=request.stop,
+                session=engine.session(context=settings.context),
+                thinking="off" if request.is_raw else settings.think or engine.default_thinking,
+            ):
+                outcome.answer.take(event)
+                writer.event(event)
+        finally:
+            outcome.timings |= {
+                "prefill_s": round(engine.stats.prefill_s, 6),
+                "prefill_tokens": engine.stats.prefill_tokens,
+                "decode_s": round(engine.stats.decode_s, 6),
+                "decode_tokens": engine.stats.decode_tokens,
+            }
+
+
+def _statistics(outcome: _Outcome) -> str:
+    """Return one line of speeds."""
+    timings = outcome.timings
+    parts = []
+    for name, word in (("prefill", "prompt"), ("decode", "answer")):
+        tokens, seconds = timings.get(f"{name}_tokens", 0), timings.get(f"{name}_s", 0.0)
+        if tokens and seconds:
+            parts.append(f"{word} {tokens:,} tokens at {tokens / seconds:.3g} tok/s")
+    parts.append(f"{timings['total_s']:.1f} s in all")
+    return ", ".join(parts)

@@ -1,0 +1,102 @@
+"""Single layers on given inputs from an empty state, to verify each one by itself.
+
+End to end, rounding to FP8 amplifies the smallest difference; a layer fed with recorded
+inputs shows whether every rounding is in its place.  Knows nothing of sessions.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from localv4.errors import InvalidInput
+from localv4.kv_cache import LayerCache
+from localv4.model import Block, Model
+from localv4.rope import Rope
+from localv4.step import Step
+
+__all__ = ["TeacherForced"]
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+
+class TeacherForced:
+    """A model's layers, one at a time.
+
+    Parameters
+    ----------
+    model
+        The model.
+    trained
+        Trained or float32 numerics.
+    """
+
+    def __init__(self, model: Model, trained: bool) -> None:
+        self._model = model
+        self._config = model.config
+        self._trained = trained
+        self._rope = Rope(model.config)
+
+    def attention(self, layer: int, x: ArrayLike) -> F32:
+        """Map "attn_in" float32 [n_tokens, d] to "attn_out" of the same shape.
+
+        Raises
+        ------
+        InvalidInput
+            No such layer, or another shape.
+        """
+        block = self._block(layer)
+        inputs = self._states(x, (self._config.hidden_size,))
+        step = self._step(np.zeros(len(inputs), np.int64))
+        return block.attention.forward(inputs, self._empty(layer), step)
+
+    def ffn(self, layer: int, x: ArrayLike, ids: ArrayLike) -> F32:
+        """Map "ffn_in" float32 [n_tokens, d] and ids [n_tokens] to "ffn_out".
+
+        Raises
+        ------
+        InvalidInput
+            No such layer, another shape, or ids outside the vocabulary.
+        """
+        block = self._block(layer)
+        inputs = self._states(x, (self._config.hidden_size,))
+        return block.experts.forward(inputs, self._step(self._ids(ids, len(inputs))))
+
+    def block(self, layer: int, hidden: ArrayLike, ids: ArrayLike) -> F32:
+        """Map the state before a block, float32 [n_tokens, hc_mult, d], to that after it.
+
+        Raises
+        ------
+        InvalidInput
+            No such layer, another shape, or ids outside the vocabulary.
+        """
+        block = self._block(layer)
+        states = self._states(hidden, (self._config.hc_mult, self._config.hidden_size))
+        step = self._step(self._ids(ids, len(states)))
+        return block.forward(states, self._empty(layer), step)
+
+    def _block(self, layer: int) -> Block:
+        last = self._config.num_hidden_layers - 1
+        if not 0 <= layer <= last:
+            raise InvalidInput(f"Layer {layer} does not exist; there are 0..{last}.")
+        return self._model.blocks[layer]
+
+    def _states(self, values: ArrayLike, shape: tuple[int, ...]) -> F32:
+        states = np.ascontiguousarray(values, np.float32)
+        if states.shape[1:] != shape or not len(states):
+            raise InvalidInput(f"States have the shape (n, *{shape}), not {states.shape}.")
+        return states
+
+    def _ids(self, ids: ArrayLike, count: int) -> I64:
+        tokens = np.asarray(ids, np.int64)
+        if tokens.shape != (count,):
+            raise InvalidInput(f"{count} states need {count} ids, not shape {tokens.shape}.")
+        if tokens.min() < 0 or tokens.max() >= self._config.vocab_size:
+            raise InvalidInput(f"Ids must be in 0..{self._config.vocab_size - 1}.")
+        return tokens
+
+    def _step(self, ids: I64) -> Step:
+        return Step(ids, 0, self._trained, self._rope)
+
+    def _empty(self, layer: int) -> LayerCache:
+        ratio = self._config.compress_ratios[layer]
+        return LayerCache.empty(self._config, ratio, self._trained)

@@ -1,0 +1,149 @@
+"""A command line run in this process, on an engine that plays back events.
+
+The engine's own behaviour is tested elsewhere, and the two together, in processes of their own,
+by test_run_contract.py.
+"""
+
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import localv4
+from localv4.cli.app import run_command
+from localv4.generate import Event, Usage
+from localv4.memory import MemoryPlan
+from localv4.stats import Stats
+from localv4.synthetic import synthesise
+
+
+def event(kind: Any, text: str = "", **rest: Any) -> Event:
+    return Event(kind, text, **rest)
+
+
+def done(reason: Any = "stop") -> Event:
+    return Event("done", ids=(1,), finish_reason=reason, usage=Usage(5, 2, 1))
+
+
+@dataclass
+class FakeSession:
+    """Counts how often it was emptied."""
+
+    resets: int = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+class Playback:
+    """Events; an exception among them is raised, a function called."""
+
+    def __init__(self, steps: list[Any]) -> None:
+        self._steps = iter(steps)
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+
+    def __iter__(self) -> Iterator[Event]:
+        for step in self._steps:
+            if isinstance(step, BaseException):
+                raise step
+            if callable(step):
+                step()
+            else:
+                yield step
+            if self._interrupted:
+                yield done("interrupted")
+                return
+
+
+@dataclass
+class FakeEngine:
+    """Answers everything with `events`."""
+
+    events: list[Any] = field(default_factory=lambda: [event("text", "Hello"), done()])
+    is_base: bool = False
+    profile: str = "preview"
+    default_thinking: str = "high"
+    plan: MemoryPlan = field(default_factory=lambda: MemoryPlan(1, 2, 3, 4, 5, 6, 7, budget=2**30))
+    stats: Stats = field(
+        default_factory=lambda: Stats(
+            prefill_s=0.5, prefill_tokens=5, decode_s=1.0, decode_tokens=2
+        )
+    )
+    closed: bool = False
+    loaded: dict[str, Any] = field(default_factory=dict)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    contexts: list[int | None] = field(default_factory=list)
+
+    def session(self, context: int | None = None) -> FakeSession:
+        self.contexts.append(context)
+        return FakeSession()
+
+    def generate(self, prompt: Any, **rest: Any) -> "Playback":
+        self.asked.append({"prompt": [*prompt] if isinstance(prompt, list) else prompt, **rest})
+        return Playback(self.events)
+
+    def __enter__(self) -> "FakeEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def engine(monkeypatch, tmp_path) -> FakeEngine:
+    fake = FakeEngine()
+
+    def load(path: Any, **rest: Any) -> FakeEngine:
+        fake.loaded = {"path": path, **rest}
+        return fake
+
+    monkeypatch.setenv("LOCALV4_MODEL", str(tmp_path))
+    monkeypatch.setattr(localv4, "load", load, raising=False)
+    monkeypatch.setattr(localv4, "kernels_are_cached", lambda: True, raising=False)
+    return fake
+
+
+class Stdin(io.TextIOWrapper):
+    """Standard input with given bytes, from a pipe or a terminal."""
+
+    def __init__(self, content: bytes, terminal: bool) -> None:
+        super().__init__(io.BytesIO(content), encoding="utf-8")
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Return a function that runs one command line."""
+
+    def run(*arguments: str, stdin: bytes = b"", terminal: bool = False) -> Result:
+        monkeypatch.setattr(sys, "stdin", Stdin(stdin, terminal))
+        code = run_command(arguments)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """Return a small checkpoint with random weights."""
+    folder: Path = tmp_path_factory.mktemp("checkpoint") / "model"
+    synthesise(folder, compress_ratios=(0, 4))
+    return folder

@@ -1,0 +1,53 @@
+"""Starting up: help, version, no arguments, and what may not be imported for them."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+import localv4
+
+
+def test_version(command):
+    result = command("--version")
+    assert (result.code, result.out) == (0, f"localv4 {localv4.__version__}\n")
+
+
+def test_no_arguments_without_a_terminal_is_help_on_stderr(command):
+    result = command()
+    assert (result.code, result.out) == (2, "")
+    assert "Commands:" in result.err
+
+
+@pytest.mark.parametrize("name", ["chat", "run", "show", "synth", "tokenize", "config"])
+def test_every_command_has_help(command, name):
+    result = command(name, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"Usage: localv4 {name}")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], ["config"]])
+def test_nothing_heavy_is_imported(arguments):
+    heavy = ["numba", "numpy", "tokenizers", "huggingface_hub", "rich.console", "safetensors"]
+    code = (
+        "import sys; from localv4.cli.app import run_command;"
+        f"run_command({arguments!r}); print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_startup_is_quick(arguments):
+    # Processor time, the best of several: the machine may be busy with other tests.
+    times_s = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "localv4", *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times_s) < 0.25

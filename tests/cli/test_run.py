@@ -1,0 +1,297 @@
+"""The contract of `run`, line by line, in one process."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from localv4.errors import (
+    ContextOverflow,
+    DamagedCheckpoint,
+    FormatError,
+    InvalidInput,
+    LocalV4Error,
+    ModelNotFound,
+    OutOfBudget,
+    UnsupportedModel,
+)
+from localv4.generate import ToolCall, Usage
+from tests.cli.conftest import FakeSession, done, event
+
+THOUGHT = [event("prefill", ""), event("reasoning", "Hm. "), event("text", "4"), done()]
+
+
+def test_stdout_carries_the_answer_and_nothing_else(engine, command):
+    engine.events = THOUGHT
+    result = command("run", "2+2?")
+    assert (result.code, result.out) == (0, "4")
+    assert result.err == "Hm. \n"
+    assert engine.closed
+
+
+def test_flags_reach_the_engine(engine, command, tmp_path):
+    flags = "--memory 2GiB --threads 3 --numerics float32 --profile official --context 99"
+    flags += " --max-tokens 7 --temperature 0.5 --top-p 0.9 --top-k 4 --min-p 0.1 --seed 11"
+    flags += " --stop A --stop B --think max --system S"
+    assert command("run", "Hi", *flags.split()).code == 0
+    assert engine.loaded == {
+        "path": tmp_path,
+        "memory": 2 * 2**30,
+        "threads": 3,
+        "numerics": "float32",
+        "profile": "official",
+    }
+    assert engine.contexts == [99]
+    (asked,) = engine.asked
+    sampling = asked.pop("sampling")
+    assert isinstance(asked.pop("session"), FakeSession)
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 4)
+    assert (sampling.min_p, sampling.seed) == (0.1, 11)
+    assert asked == {
+        "prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}],
+        "max_tokens": 7,
+        "stop": ["A", "B"],
+        "thinking": "max",
+    }
+
+
+def test_thinking_is_the_checkpoints_unless_set(engine, command, monkeypatch):
+    command("run", "Hi")
+    monkeypatch.setenv("LOCALV4_THINK", "off")
+    command("run", "Hi")
+    command("run", "Hi", "--think", "low")
+    assert [asked["thinking"] for asked in engine.asked] == ["high", "off", "low"]
+
+
+def test_raw_sends_the_text_as_it_is(engine, command):
+    engine.is_base = True
+    assert command("run", "--raw", "Once upon").code == 0
+    assert engine.asked[0]["prompt"] == "Once upon"
+    assert engine.asked[0]["thinking"] == "off"
+
+
+@pytest.mark.parametrize("flag", ["--system=S", "--think=high", "--profile=preview"])
+def test_raw_refuses_what_only_a_template_has(engine, command, flag):
+    result = command("run", "--raw", "x", flag)
+    assert result.code == 2
+    assert not engine.asked
+
+
+def test_a_base_checkpoint_is_sent_to_raw(engine, command):
+    engine.is_base = True
+    for arguments in (["run", "Hi"], ["chat"]):
+        result = command(*arguments)
+        assert (result.code, result.out) == (2, "")
+        assert "run --raw" in result.err
+
+
+def test_json(engine, command):
+    engine.events = THOUGHT
+    result = command("run", "2+2?", "--format", "json")
+    report = json.loads(result.out)
+    assert result.err == ""
+    assert list(report) == [
+        "text",
+        "reasoning",
+        "finish_reason",
+        "usage",
+        "timings",
+        "seed",
+        "model",
+        "version",
+    ]
+    assert (report["text"], report["reasoning"], report["finish_reason"]) == ("4", "Hm. ", "stop")
+    assert report["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 2,
+        "reasoning_tokens": 1,
+    }
+    assert report["timings"]["decode_tokens"] == 2
+    assert report["seed"] == engine.asked[0]["sampling"].seed
+
+
+def test_jsonl_has_a_line_for_each_part(engine, command):
+    engine.events = THOUGHT
+    result = command("run", "2+2?", "--format", "jsonl", "--seed", "3")
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert lines[:2] == [
+        {"kind": "reasoning", "text": "Hm. "},
+        {"kind": "text", "text": "4"},
+    ]
+    assert (lines[2]["kind"], lines[2]["seed"], len(lines)) == ("done", 3, 3)
+
+
+def test_quiet_and_verbose(engine, command):
+    engine.events = THOUGHT
+    assert command("run", "x", "-q").err == ""
+    verbose = command("run", "x", "-v").err
+    assert "budget 1.00 GiB" in verbose
+    assert "2 tokens at 2 tok/s" in verbose
+    assert command("run", "x", "-q", "-v").code == 2
+
+
+def test_an_answer_that_is_all_thinking_is_explained(engine, command):
+    engine.events = [event("reasoning", "Hm"), done("length")]
+    result = command("run", "x")
+    assert result.out == ""
+    assert "no answer yet" in result.err
+
+
+def test_the_first_compile_is_announced(engine, command, monkeypatch):
+    monkeypatch.setattr("localv4.kernels_are_cached", lambda: False)
+    assert "compiling" in command("run", "x").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "prompt"),
+    [
+        (["Hello"], b"", "Hello"),
+        (["Hello"], b"\n", "Hello"),
+        (["Hello"], b"file\n", "Hello\n\nfile"),
+        ([], b"from stdin\r\n", "from stdin"),
+        (["-"], b"\xef\xbb\xbfbom", "bom"),
+        (["-"], b"two ends\n\n", "two ends\n"),
+        ([], "日本語 é".encode(), "日本語 é"),
+    ],
+)
+def test_prompt_sources(engine, command, arguments, stdin, prompt):
+    assert command("run", *arguments, stdin=stdin).code == 0
+    assert engine.asked[0]["prompt"][0]["content"] == prompt
+
+
+def test_prompt_file_leaves_stdin_alone(engine, command, tmp_path):
+    path = tmp_path / "prompt.txt"
+    path.write_text("from a file\n")
+    assert command("run", "--prompt-file", str(path), stdin=b"unread").code == 0
+    assert engine.asked[0]["prompt"][0]["content"] == "from a file"
+
+
+def test_a_dash_reads_even_a_terminal(engine, command):
+    assert command("run", "-", stdin=b"typed\n", terminal=True).code == 0
+    assert engine.asked[0]["prompt"][0]["content"] == "typed"
+
+
+def test_a_terminal_is_not_read_beside_an_argument(engine, command):
+    assert command("run", "Hello", stdin=b"unread", terminal=True).code == 0
+    assert engine.asked[0]["prompt"][0]["content"] == "Hello"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "words"),
+    [
+        (["run"], b"", "text is empty"),
+        (["run", ""], b"", "text is empty"),
+        (["run", "-"], b"\n", "text is empty"),
+        (["run"], b"ok \xff\xfe", "byte 0xff at 3"),
+        (["run", "a\udcff"], b"", "argument is not UTF-8 text: byte 0xff at 1"),
+        (["run", "a", "--prompt-file", "b"], b"", "two prompts"),
+        (["run", "--prompt-file", "no/such"], b"", "cannot be read"),
+        (["run", "a", "b"], b"", "unexpected extra argument"),
+        (["run", "a", "--frobnicate"], b"", "no such option"),
+        (["run", "a", "--think", "hard"], b"", "'off', 'low', 'high', 'max'"),
+        (["run", "a", "--max-tokens", "0"], b"", "--max-tokens"),
+        (["run", "a", "--temperature", "-1"], b"", "temperature"),
+        (["run", "a", "--top-p", "0"], b"", "top_p"),
+        (["run", "a", "--memory", "lots"], b"", "--memory"),
+        (["run", "a", "--threads", "0"], b"", "--threads"),
+        (["run", "a", "--timeout", "nan"], b"", "--timeout"),
+        (["run", "a", "--timeout", "-1"], b"", "--timeout"),
+        (["frobnicate"], b"", "no such command"),
+        (["--frobnicate"], b"", "no such option"),
+    ],
+)
+def test_usage_errors_are_one_sentence_and_code_2(engine, command, arguments, stdin, words):
+    result = command(*arguments, stdin=stdin)
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err
+    assert result.err.startswith("localv4: ")
+    assert result.err.count("\n") == 1
+    assert not engine.loaded
+
+
+def test_a_terminal_without_a_prompt_is_a_usage_error(engine, command):
+    result = command("run", stdin=b"never read", terminal=True)
+    assert result.code == 2
+    assert "localv4 run" in result.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (LocalV4Error("what happened"), 1),
+        (FormatError("what happened"), 1),
+        (InvalidInput("what happened"), 2),
+        (ContextOverflow("what happened"), 2),
+        (ModelNotFound("what happened"), 3),
+        (DamagedCheckpoint("what happened"), 3),
+        (UnsupportedModel("what happened"), 3),
+        (OutOfBudget("what happened"), 4),
+        (MemoryError(), 4),
+        (OSError(28, "No space left on device"), 4),
+        (PermissionError(13, "Permission denied", "file"), 1),
+        (ZeroDivisionError("oops"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_codes(engine, command, error, code):
+    engine.events = [event("text", "part"), error]
+    result = command("run", "x")
+    assert (result.code, result.out) == (code, "part")
+    assert "Traceback" not in result.err
+    assert engine.closed
+
+
+def test_two_vs_show_the_traceback(engine, command):
+    engine.events = [ZeroDivisionError("oops")]
+    assert "Traceback" in command("run", "x", "-vv").err
+
+
+def test_a_missing_model_is_code_3(command):
+    for name in ("./no/such", "deepseek-ai/DeepSeek-V4-Flash", __file__):
+        result = command("run", "x", "-m", name)
+        assert (result.code, result.out) == (3, "")
+        assert result.err.count("\n") == 1
+
+
+def test_a_tool_call_is_never_lost(engine, command):
+    call = {"id": "call_1", "name": "f", "arguments": "{}"}
+    engine.events = [event("tool_call", tool_call=ToolCall(**call)), done()]
+    assert '"name": "f"' in command("run", "x").err
+    assert json.loads(command("run", "x", "--format", "json").out)["tool_calls"] == [call]
+    lines = command("run", "x", "--format", "jsonl").out.splitlines()
+    assert json.loads(lines[0]) == {"kind": "tool_call", **call}
+
+
+def wait() -> None:
+    time.sleep(20)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_signals_keep_the_partial_text(engine, command, number, code, reason):
+    before = signal.getsignal(signal.SIGINT)
+    engine.events = [event("text", "par"), lambda: os.kill(os.getpid(), number), wait]
+    result = command("run", "x")
+    assert (result.code, result.out, result.err) == (code, "par", "")
+    engine.events = [
+        event("prefill", usage=Usage(5, 0, 0)),
+        event("text", "par", ids=(7, 8)),
+        *engine.events[1:],
+    ]
+    report = json.loads(command("run", "x", "--format", "json").out)
+    assert (report["text"], report["finish_reason"]) == ("par", reason)
+    assert (report["usage"]["prompt_tokens"], report["usage"]["completion_tokens"]) == (5, 2)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_timeout_keeps_the_partial_text(engine, command):
+    engine.events = [event("text", "par"), wait]
+    result = command("run", "x", "--timeout", "0.05")
+    assert (result.code, result.out) == (124, "par")
+    assert "0.05 s" in result.err
+    report = json.loads(command("run", "x", "--timeout", "0.05", "--format", "json").out)
+    assert (report["text"], report["finish_reason"]) == ("par", "timeout")

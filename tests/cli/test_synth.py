@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+
+def test_makes_a_checkpoint_and_says_how_to_try_it(command, tmp_path):
+    folder = tmp_path / "new" / "model"
+    flags = "--preset pro-base --seed 3 --compress-ratios 0,128 --size n_routed_experts=4"
+    result = command("synth", str(folder), *flags.split(), "--layout", "single")
+    assert (result.code, result.out) == (0, "")
+    assert f"localv4 run -m {folder} --raw" in result.err
+    report = json.loads(command("show", str(folder), "--json").out)
+    assert report["expert_format"] == "fp8"
+    assert report["config"]["compress_ratios"] == [0, 128]
+    assert report["config"]["n_routed_experts"] == 4
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_a_drafter_is_left_unread(command, tmp_path):
+    folder = str(tmp_path / "model")
+    assert command("synth", folder, "--dspark", "--compress-ratios", "0", "-q").err == ""
+    assert "tensors of a drafter" in command("show", folder).out
+
+
+def test_the_seed_decides_the_bytes(command, tmp_path):
+    written = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        folder = tmp_path / name
+        command("synth", str(folder), "--seed", seed, "--compress-ratios", "0")
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0] == written[1]
+    assert written[0] != written[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--size", "hidden=3"], "did you mean hidden_size"),
+        (["--size", "zzz=3"], "known are vocab_size"),
+        (["--size", "hidden_size"], "write hidden_size=256"),
+        (["--size", "hidden_size=-1"], "write hidden_size=256"),
+        (["--size", "hidden_size=100"], "multiple of 128"),
+        (["--compress-ratios", "a"], "0,4,128"),
+        (["--compress-ratios", "3"], "3"),
+        (["--compress-ratios", ""], "0,4,128"),
+        (["--seed", "-1"], "seed"),
+        (["--preset", "huge"], "'flash', 'pro'"),
+    ],
+)
+def test_refusals(command, tmp_path, flags, words):
+    folder = tmp_path / "model"
+    result = command("synth", str(folder), *flags)
+    assert result.code == 2
+    assert words in result.err
+    assert result.err.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_an_occupied_folder_is_left_alone(command, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    assert command("synth", str(tmp_path)).code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

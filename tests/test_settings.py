@@ -1,0 +1,161 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from localv4.errors import InvalidInput
+from localv4.settings import cache_folder, config_file, load_settings, set_library_default
+from localv4.sizes import format_bytes, parse_bytes
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> Path:
+    path: Path = tmp_path / "config.toml"
+    monkeypatch.setenv("LOCALV4_CONFIG", str(path))
+    return path
+
+
+def test_defaults_leave_choices_to_the_engine(config):
+    settings = load_settings()
+    assert (settings.model, settings.memory, settings.threads, settings.context) == (None,) * 4
+    assert (settings.numerics, settings.think, settings.profile) == ("trained", None, None)
+    assert settings.sources["numerics"] == "default"
+
+
+def test_flags_beat_environment_beats_file(config, monkeypatch):
+    config.write_text('memory = "1GiB"\nthreads = 2\nthink = "low"\n')
+    monkeypatch.setenv("LOCALV4_MEMORY", "2GiB")
+    monkeypatch.setenv("LOCALV4_THREADS", "3")
+    settings = load_settings({"memory": "3GiB", "threads": None})
+    assert settings.memory == 3 * 2**30
+    assert settings.threads == 3
+    assert settings.think == "low"
+    assert settings.sources["memory"] == "--memory"
+    assert settings.sources["threads"] == "LOCALV4_THREADS"
+    assert settings.sources["think"] == str(config)
+
+
+def test_an_empty_variable_counts_as_unset(config, monkeypatch):
+    monkeypatch.setenv("LOCALV4_THREADS", "")
+    assert load_settings().threads is None
+
+
+def test_file_may_give_bytes_as_a_number(config):
+    config.write_text("memory = 1073741824")
+    assert load_settings().memory == 2**30
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("memory = ", "not valid TOML"),
+        ("memmory = 1", "did you mean memory"),
+        ("zzz = 1", "known are model, memory"),
+        ('memory = "lots"', "not a size"),
+        ("memory = 0", "above zero"),
+        ("memory = true", "not a size"),
+        ("memory = [1]", "not a size"),
+        ("threads = 1.5", "whole number"),
+        ("threads = true", "whole number"),
+        ("context = -1", "whole number"),
+        ('think = "hard"', "off, low, high, max"),
+        ("think = 3", "off, low, high, max"),
+        ("model = 7", "not a text"),
+    ],
+)
+def test_bad_files_are_refused_with_their_path(config, text, words):
+    config.write_text(text)
+    with pytest.raises(InvalidInput, match=words) as error:
+        load_settings()
+    assert str(config) in str(error.value)
+
+
+def test_a_file_that_is_not_utf8_is_refused(config):
+    config.write_bytes(b'model = "\xff"')
+    with pytest.raises(InvalidInput, match="not valid TOML"):
+        load_settings()
+
+
+def test_a_folder_in_place_of_the_file_is_refused(config):
+    config.mkdir()
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load_settings()
+
+
+def test_a_bad_variable_is_named(config, monkeypatch):
+    monkeypatch.setenv("LOCALV4_THREADS", "many")
+    with pytest.raises(InvalidInput, match="LOCALV4_THREADS"):
+        load_settings()
+
+
+def test_a_misspelt_variable_is_a_warning(config, monkeypatch):
+    monkeypatch.setenv("LOCALV4_MEMROY", "1GiB")
+    (warning,) = load_settings().warnings
+    assert "LOCALV4_MEMROY" in warning
+    assert "LOCALV4_MEMORY" in warning
+
+
+def test_color_follows_no_color_and_term(config, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert load_settings().color
+    monkeypatch.setenv("TERM", "dumb")
+    assert not load_settings().color
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not load_settings().color
+
+
+def test_cache_folder_and_config_file_follow_the_environment(config, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOCALV4_CACHE_DIR", str(tmp_path / "cache"))
+    assert cache_folder() == tmp_path / "cache"
+    assert config_file() == config
+    monkeypatch.delenv("LOCALV4_CONFIG")
+    assert config_file().name == "config.toml"
+
+
+def test_a_library_default_gives_way_to_the_user(monkeypatch):
+    monkeypatch.setenv("SOME_LIBRARY", "")
+    monkeypatch.delenv("SOME_LIBRARY")
+    set_library_default("SOME_LIBRARY", "ours")
+    set_library_default("SOME_LIBRARY", "again")
+    assert os.environ["SOME_LIBRARY"] == "ours"
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("24GiB", 24 * 2**30),
+        ("24 gib", 24 * 2**30),
+        ("1.5G", 1_500_000_000),
+        ("500MB", 500_000_000),
+        ("4Ki", 4096),
+        ("7", 7),
+        (7, 7),
+        ("9007199254740993", 9007199254740993),
+    ],
+)
+def test_parse_bytes(text, n_bytes):
+    assert parse_bytes(text) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "1XB", "-1GiB", "1e9", "0", "0.1", 0, -1, "1..2", "٣"])
+def test_parse_bytes_refuses(text):
+    with pytest.raises(InvalidInput):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.50 KiB"),
+        (2**20 - 1, "1.00 MiB"),
+        (149 * 2**30, "149 GiB"),
+        (1602325824632, "1.46 TiB"),
+        (5000 * 2**40, "5000 TiB"),
+    ],
+)
+def test_format_bytes(n_bytes, text):
+    assert format_bytes(n_bytes) == text
