@@ -293,7 +293,7 @@ def _check_layout(config: ModelConfig, fields: Fields) -> None:
     for key, size in (
         ("hidden_size", config.hidden_size),
         ("q_lora_rank", config.q_lora_rank),
-        ("o_lora_rank", config.o_lora_rank),  # wo_a's groups of rows must not split a block
+        ("o_groups x o_lora_rank", config.o_groups * config.o_lora_rank),
         ("moe_intermediate_size", config.moe_intermediate_size),
     ):
         if size % _BLOCK:

@@ -23,6 +23,7 @@ __all__ = [
     "cache_folder",
     "config_file",
     "load_settings",
+    "set_library_default",
 ]
 
 Numerics = Literal["trained", "float32"]

@@ -36,9 +36,10 @@ SHAPES: dict[Preset, tuple[dict[str, int], tuple[int, ...], Layout]] = {
         (4, 4, 128),
         "scattered",
     ),
-    # A wide index; wo_a narrower than the model.
+    # A wide index; wo_a narrower than the model, its groups split blocks of 128 rows.
     "pro-base": (
         {"hidden_size": 512, "num_attention_heads": 2, "head_dim": 128, "index_n_heads": 32}
+        | {"o_groups": 2, "o_lora_rank": 192}
         | {"n_routed_experts": 9, "index_topk": 7, "num_hash_layers": 1},
         (0, 4),
         "release",

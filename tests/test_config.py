@@ -171,7 +171,7 @@ def test_contradictions_are_damage(changes: dict[str, Any], message: str) -> Non
         ({"hidden_size": 4160}, "hidden_size 4160; localv4 needs a multiple of 128"),
         ({"q_lora_rank": 1000}, "q_lora_rank 1000"),
         ({"moe_intermediate_size": 2000}, "moe_intermediate_size 2000"),
-        ({"o_lora_rank": 64}, "o_lora_rank 64"),
+        ({"o_lora_rank": 1000}, "o_groups x o_lora_rank 8000; localv4 needs a multiple of 128"),
         ({"qk_rope_head_dim": 63}, "qk_rope_head_dim 63; localv4 needs an even number"),
         ({"head_dim": 500}, "436; localv4 needs a positive multiple of 64"),
         ({"head_dim": 64}, "0; localv4 needs a positive multiple of 64"),
