@@ -50,7 +50,7 @@ def frequencies(base: float, dim: int, scaling: RopeScaling | None) -> F32:
     float32 [dim / 2].  The power is taken in float64 and rounded once; the rest is float32.
     """
     exponents = np.arange(0, dim, 2, dtype=np.float64) / dim
-    theta = (np.float64(base) ** -exponents).astype(np.float32)
+    theta = np.float32(1) / (np.float64(base) ** exponents).astype(np.float32)
     if scaling is None:
         return theta
     ramp = _yarn_ramp(scaling, base, dim)

@@ -65,7 +65,7 @@ def _score(queries: F32, weights: F32, key: F32, trained: bool) -> np.float32:
             product += dot(query[first : first + KEY_BLOCK], key[first : first + KEY_BLOCK])
         if trained:
             product = round_bf16(product)
-        if product > 0:
+        if not product <= np.float32(0):  # a NaN passes
             weighted = product * weights[head]
             score += round_bf16(weighted) if trained else weighted
     return round_bf16(score) if trained else score

@@ -32,6 +32,8 @@ def _exponent_byte(scale: np.float32) -> np.uint8:
 
 @leaf
 def _power_of_two(byte: np.uint8) -> np.float32:
+    if byte == np.uint8(255):
+        return np.float32(np.nan)
     return np.uint32(np.uint32(byte) << np.uint32(23)).view(np.float32)
 
 

@@ -39,6 +39,8 @@ def round_bf16(value: np.float32) -> np.float32:
 def _power_of_two_scale(largest: np.float32, reciprocal: np.float32) -> np.float32:
     """Return the smallest power of two that is at least largest * reciprocal, by bits."""
     bits = np.float32(largest * reciprocal).view(np.uint32)
+    if bits >= np.uint32(0x7F800000):  # a block with a NaN or an infinity has no scale
+        return np.float32(np.nan)
     exponent = bits & np.uint32(0x7F800000)
     if bits & np.uint32(0x007FFFFF):
         exponent = np.uint32(exponent + np.uint32(0x00800000))
@@ -49,11 +51,13 @@ def _power_of_two_scale(largest: np.float32, reciprocal: np.float32) -> np.float
 def round_e4m3(value: np.float32) -> np.float32:
     """Round a float32 of magnitude at most 448 to the nearest E4M3 value, ties to even."""
     bits = np.float32(value).view(np.uint32)
-    if (bits & np.uint32(0x7FFFFFFF)) < np.uint32(0x3C800000):  # below 2^-6: steps of 2^-9
+    magnitude = bits & np.uint32(0x7FFFFFFF)
+    if magnitude > np.uint32(0x7F800000):
+        return np.float32(np.nan)
+    if magnitude < np.uint32(0x3C800000):  # below 2^-6: steps of 2^-9
         shift = np.float32(24576.0)  # 1.5 * 2^14, whose last place is 2^-9
-        if value < np.float32(0):
-            shift = np.float32(-shift)
-        return np.float32(np.float32(value + shift) - shift)
+        size = np.float32(np.float32(np.abs(value) + shift) - shift)
+        return np.float32(np.copysign(size, value))
     odd = (bits >> np.uint32(20)) & np.uint32(1)
     rounded = np.uint32(bits + np.uint32(0x7FFFF) + odd) & np.uint32(0xFFF00000)
     return np.uint32(rounded).view(np.float32)
@@ -67,6 +71,8 @@ def encode_e4m3(value: np.float32) -> np.uint8:
     magnitude = bits & np.uint32(0x7FFFFFFF)
     if magnitude < np.uint32(0x3C800000):
         return np.uint8(sign | np.uint32(np.abs(value) * np.float32(512)))
+    if magnitude > np.uint32(0x7F800000):
+        return np.uint8(0x7F)
     return np.uint8(sign | ((magnitude >> np.uint32(20)) - np.uint32(120 << 3)))
 
 
@@ -90,14 +96,14 @@ def round_e2m1(value: np.float32) -> np.float32:
         size = np.float32(4)
     else:
         size = np.float32(6)
-    return size if value >= np.float32(0) else np.float32(-size)
+    return np.float32(np.copysign(size, value))
 
 
 @leaf
 def encode_e2m1(value: np.float32) -> np.uint8:
     """Return the code of a float32 that is an E2M1 value already."""
     size = np.abs(value)
-    sign = np.uint8(8) if value < np.float32(0) else np.uint8(0)
+    sign = np.uint8(np.float32(value).view(np.uint32) >> np.uint32(28)) & np.uint8(8)
     if size < np.float32(2):
         return np.uint8(sign | np.uint8(size * np.float32(2)))
     if size < np.float32(4):
@@ -107,10 +113,11 @@ def encode_e2m1(value: np.float32) -> np.uint8:
 
 @leaf
 def _largest(block: F32, floor: np.float32) -> np.float32:
-    largest = floor
+    # magnitudes compare as their bits do; infinities and NaN are the largest
+    largest = np.float32(floor).view(np.uint32)
     for value in block:
-        largest = max(largest, np.abs(value))
-    return largest
+        largest = max(largest, np.float32(value).view(np.uint32) & np.uint32(0x7FFFFFFF))
+    return np.uint32(largest).view(np.float32)
 
 
 @leaf

@@ -20,7 +20,7 @@ def frequencies(weights: Weights, ratio: int) -> Angles:
     size = config.qk_rope_head_dim
     base = config.rope_theta if ratio == 0 else config.compress_rope_theta
     pairs = np.arange(size // 2)
-    theta: Angles = (float(base) ** (-2.0 * pairs / size)).astype(np.float32)
+    theta: Angles = np.float32(1) / (float(base) ** (2.0 * pairs / size)).astype(np.float32)
     yarn = config.rope_scaling
     if ratio == 0 or yarn is None:
         return theta

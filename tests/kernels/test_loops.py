@@ -1,0 +1,54 @@
+"""The same tests with the compiler switched off, so that Python checks what numba does not.
+
+Compiled loops read past the end of an array and wrap integers in silence; here an index that is
+out of range and an overflow end the test. All kernels but the vector code run this way.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.compare import needs_compiler
+
+FOLDER = Path(__file__).parent
+NAMES = [
+    "attention",
+    "compressor",
+    "hyper_connections",
+    "indexer",
+    "kv_rows",
+    "moe",
+    "norm",
+    "rope",
+    "rounding",
+    "sums",
+]
+LEAST = 120  # tests that these files have at least
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_loops_run_as_python():
+    files = [str(FOLDER / f"test_{name}.py") for name in NAMES]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", *files],
+        cwd=FOLDER.parents[1],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) >= LEAST
+
+
+def test_every_kernel_runs_here_or_needs_vector_code():
+    kernels = Path(FOLDER.parents[1], "localv4", "kernels").glob("[!_]*.py")
+    vector_code = {"matmul", "row_dot", "simd", "threads"}
+    assert {path.stem for path in kernels} == {*NAMES, *vector_code}
