@@ -127,11 +127,11 @@ class Checkpoint:
             offset=info.offset,
         )
 
-    def check_scales(self, name: str) -> None:
-        """Refuse a scale tensor that holds NaN or infinity; costs one pass over it.
+    def check_finite(self, name: str) -> None:
+        """Refuse a scale, BF16 or F32 tensor that holds NaN or infinity; costs one pass over it.
 
-        Also fits BF16 and F32 weights. Not done by :meth:`open`, which would read every scale of
-        the checkpoint: whoever binds a layer's weights calls it.
+        Not done by :meth:`open`, which would read every scale of the checkpoint: whoever binds a
+        layer's weights calls it.
 
         Raises
         ------

@@ -4,7 +4,6 @@
 their insides.
 """
 
-import json
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,9 +17,16 @@ import psutil
 from numpy.typing import ArrayLike, NDArray
 
 from localv4.checkpoint import Checkpoint
+from localv4.checks import choice, whole_number
 from localv4.config import ModelConfig
 from localv4.encoding import Profile, detect_profile
-from localv4.errors import InvalidInput, LocalV4Error, OutOfBudget, UnsupportedModel
+from localv4.errors import (
+    DamagedCheckpoint,
+    InvalidInput,
+    LocalV4Error,
+    OutOfBudget,
+    UnsupportedModel,
+)
 from localv4.generate import Generation, default_stop_ids, generate
 from localv4.kernels.threads import choose_threads, computing
 from localv4.memory import MemoryPlan, kv_bytes, make_plan
@@ -34,29 +40,26 @@ from localv4.sizes import format_bytes, parse_bytes
 from localv4.stats import Stats
 from localv4.teacher_forced import TeacherForced
 from localv4.tokenizer import Tokenizer
+from localv4.untrusted import read_object
 
 __all__ = ["Engine", "load"]
 
 F32 = NDArray[np.float32]
 Numerics = Literal["trained", "float32"]
 _PROFILES = ("preview", "official")
-
-
-def _choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raise InvalidInput unless a value is one of the choices."""
-    if value not in choices:
-        listed = ", ".join(repr(choice) for choice in choices)
-        raise InvalidInput(f"{name} is {value!r}; it must be one of {listed}.")
+_LEVELS = ("off", "low", "high", "max")
+_GENERATION_CONFIG_BYTES = 2**20
 
 
 def _default_thinking(folder: Path) -> str:
-    """Return "off" where generation_config.json says so, else "high"."""
-    try:
-        content = json.loads((folder / "generation_config.json").read_bytes()[: 2**20])
-    except (OSError, ValueError, RecursionError):
-        return "high"
-    says_off = isinstance(content, dict) and content.get("localv4_thinking") == "off"
-    return "off" if says_off else "high"
+    """Return the level that generation_config.json names, or "high"."""
+    path = folder / "generation_config.json"
+    level = (read_object(path, _GENERATION_CONFIG_BYTES) or {}).get("localv4_thinking", "high")
+    if level not in _LEVELS:
+        raise DamagedCheckpoint(
+            f"{path} has localv4_thinking {level!r}; make it one of {', '.join(_LEVELS)}"
+        )
+    return str(level)
 
 
 def load(
@@ -96,9 +99,9 @@ def load(
     InvalidInput
         An argument is out of its range.
     """
-    _choice("numerics", numerics, ("trained", "float32"))
-    _choice("draft", draft, (None, "mtp"))
-    _choice("profile", profile, (None, *_PROFILES))
+    choice("numerics", numerics, ("trained", "float32"))
+    choice("draft", draft, (None, "mtp"))
+    choice("profile", profile, (None, *_PROFILES))
     n_threads = choose_threads(threads)
     budget = None if memory is None else parse_bytes(memory)
     folder = resolve(None if path is None else str(path))
@@ -106,7 +109,7 @@ def load(
     try:
         if draft == "mtp" and not checkpoint.has_mtp:
             raise UnsupportedModel(
-                f"{folder} has no MTP block that localv4 can run; load it without draft."
+                f"{folder} has no MTP block that localv4 can run; load it without draft"
             )
         return Engine(checkpoint, budget, n_threads, numerics, draft, profile)
     except BaseException:
@@ -167,6 +170,7 @@ class Engine:
 
     def __enter__(self) -> Self:
         """Return the engine."""
+        self._check_open()
         return self
 
     def __exit__(
@@ -216,28 +220,25 @@ class Engine:
         OutOfBudget
             The KV state of that many tokens does not fit the memory budget.
         """
+        self._check_open()
         most = self.config.max_position_embeddings
-        if context is None:
-            context = most
-        elif not 1 <= context <= most:
-            raise InvalidInput(
-                f"A context of {context} tokens was asked for; this model holds 1 to {most}."
-            )
-        elif self._kv_bytes(context) > self.plan.kv:
+        size = most if context is None else whole_number("context", context, 1, most)
+        if context is not None and self._kv_bytes(size) > self.plan.kv:
             raise OutOfBudget(
-                f"A context of {context} tokens needs {format_bytes(self._kv_bytes(context))} of "
-                f"KV state, and the budget leaves {format_bytes(self.plan.kv)}; give more "
-                "memory or a smaller context."
+                f"a context of {size} tokens needs {format_bytes(self._kv_bytes(size))} of KV "
+                f"state and the budget leaves {format_bytes(self.plan.kv)}; give more memory or "
+                "a smaller context"
             )
         session = Session(
             self._model,
             self._mtp,
-            context,
+            size,
             self._trained,
             self._computing,
             self._admit,
             self._stats,
         )
+        self._admit(session, session.kv_bytes)
         self._sessions.add(session)
         return session
 
@@ -280,8 +281,13 @@ class Engine:
         InvalidInput, FormatError, ContextOverflow
             The prompt or an argument cannot be used; raised before any work.
         """
+        if tools is not None and not isinstance(tools, Sequence):
+            raise InvalidInput(f"tools is {tools!r}; give a list of tools or leave it out")
+        sampler = Sampler(SamplingParams() if sampling is None else sampling)
         if session is None:
             session = self.session()
+        elif session not in self._sessions:
+            raise InvalidInput("the session belongs to another engine; make one with session()")
         level = self.default_thinking if thinking is None else thinking
         ids, mode = self.prompt_format.ids(prompt, level, tools, continues=session.position > 0)
         if mode is not None and session.position:
@@ -295,7 +301,7 @@ class Engine:
             session,
             self.tokenizer,
             ids,
-            sampler=Sampler(sampling or SamplingParams()),
+            sampler=sampler,
             max_tokens=max_tokens,
             stop=stop,
             stop_ids=default_stop_ids(self.tokenizer, self.config.eos_token_id),
@@ -319,20 +325,23 @@ class Engine:
         with self._computing():
             return self._forced.block(layer, h, ids)
 
-    def _computing(self) -> AbstractContextManager[None]:
+    def _check_open(self) -> None:
         if self._checkpoint is None:
-            raise LocalV4Error("The engine was closed; load the checkpoint again.")
+            raise LocalV4Error("the engine was closed; load the checkpoint again")
+
+    def _computing(self) -> AbstractContextManager[None]:
+        self._check_open()
         return computing(self.threads)
 
     def _kv_bytes(self, n_tokens: int) -> int:
         return kv_bytes(self.config, n_tokens, self._trained, self._mtp is not None)
 
-    def _admit(self, session: Session, n_tokens: int) -> None:
-        """Raise OutOfBudget if feeding a session this many tokens would exceed the plan."""
-        held = sum(other.kv_bytes for other in self._sessions if other is not session)
-        needed = held + self._kv_bytes(session.position + n_tokens)
-        if needed > self.plan.kv:
+    def _admit(self, session: Session, n_bytes: int) -> None:
+        """Raise OutOfBudget if a session of this size would exceed the plan."""
+        others = sum(other.kv_bytes for other in self._sessions if other is not session)
+        if others + n_bytes > self.plan.kv:
             raise OutOfBudget(
-                f"{session.position + n_tokens} tokens need {format_bytes(needed)} of KV state, "
-                f"and the budget leaves {format_bytes(self.plan.kv)}; give more memory."
+                f"the session needs {format_bytes(n_bytes)} of KV state, others hold "
+                f"{format_bytes(others)} and the budget leaves {format_bytes(self.plan.kv)}; give "
+                "more memory or drop other sessions"
             )

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from localv4.checks import whole_number
 from localv4.encoding import ParseEvent, ThinkingMode
 from localv4.encoding.literals import EOS, USER
 from localv4.errors import ContextOverflow, InvalidInput
@@ -196,10 +197,14 @@ def generate(
         raise InvalidInput("prompt_ids holds something that is not a whole number") from None
     if not prompt:
         raise InvalidInput("the prompt has no tokens; give at least one (BOS begins a text)")
-    for name, count in (("max_tokens", max_tokens), ("logprobs", logprobs)):
-        if count is not None and count < 0:
-            raise InvalidInput(f"{name} is {count}; it must be 0 or more, or None")
-    strings = (stop,) if isinstance(stop, str) else stop
+    if max_tokens is not None:
+        max_tokens = whole_number("max_tokens", max_tokens, 0)
+    if logprobs is not None:
+        logprobs = whole_number("logprobs", logprobs, 0)
+    for name, given in (("stop", stop), ("tools", tools)):
+        if given is not None and not isinstance(given, Sequence):
+            raise InvalidInput(f"{name} is {given!r}; give a list or leave it out")
+    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
     reader = CompletionReader(tokenizer, thinking_mode, tools, strings)
     ends = frozenset(default_stop_ids(tokenizer) if stop_ids is None else stop_ids)
     return Generation(session, prompt, sampler, reader, max_tokens, ends, logprobs)

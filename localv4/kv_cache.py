@@ -50,21 +50,26 @@ class Rows:
         """All rows, uint8 [n, row bytes]."""
         return self._memory[: self._count]
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes held, room for growth included."""
-        return self._memory.nbytes
-
     def __len__(self) -> int:
         """Return the number of rows."""
         return self._count
+
+    def _room_for(self, needed: int) -> int:
+        """Return how many rows are allocated once `needed` are in use."""
+        if needed <= len(self._memory):
+            return len(self._memory)
+        # an eighth more than needed: growing costs a copy, room costs memory
+        return max(needed + needed // 8, 16)
+
+    def n_bytes_with(self, count: int) -> int:
+        """Return the bytes held after `extend` with this count."""
+        return self._room_for(self._count + count) * int(self._memory.shape[1])
 
     def extend(self, count: int) -> U8:
         """Make room for `count` more rows and return them for writing."""
         needed = self._count + count
         if needed > len(self._memory):
-            # an eighth more than needed: growing costs a copy, room costs memory
-            grown = np.empty((max(needed + needed // 8, 16), self._memory.shape[1]), np.uint8)
+            grown = np.empty((self._room_for(needed), self._memory.shape[1]), np.uint8)
             grown[: self._count] = self.used
             self._memory = grown
         rows = self._memory[self._count : needed]
@@ -109,6 +114,8 @@ class LayerCache:
 
     Attributes
     ----------
+    ratio
+        0, 4 or 128 tokens an entry.
     window
         uint8 [sliding_window, entry bytes]; position p lies in row p % sliding_window.
     compressed, compressor
@@ -117,6 +124,7 @@ class LayerCache:
         Index keys and their compressor state, for ratio 4.
     """
 
+    ratio: int
     window: U8
     compressed: Rows | None = None
     compressor: CompressorState | None = None
@@ -129,12 +137,13 @@ class LayerCache:
         size = entry_bytes(config, trained)
         window = np.zeros((config.sliding_window, size), np.uint8)
         if ratio == 0:
-            return cls(window)
+            return cls(ratio, window)
         compressor = CompressorState.empty(ratio, config.head_dim)
         if ratio != 4:
-            return cls(window, Rows(size), compressor)
+            return cls(ratio, window, Rows(size), compressor)
         key_compressor = CompressorState.empty(ratio, config.index_head_dim)
-        return cls(window, Rows(size), compressor, Rows(key_bytes(config, trained)), key_compressor)
+        keys = Rows(key_bytes(config, trained))
+        return cls(ratio, window, Rows(size), compressor, keys, key_compressor)
 
     @property
     def _growing(self) -> list[Rows]:
@@ -143,13 +152,20 @@ class LayerCache:
     @property
     def n_bytes(self) -> int:
         """Bytes held."""
+        return self.n_bytes_at(0)
+
+    def n_bytes_at(self, n_tokens: int) -> int:
+        """Return the bytes held once the sequence has grown to this many tokens."""
         states = [s for s in (self.compressor, self.key_compressor) if s is not None]
-        grown = sum(rows.n_bytes for rows in self._growing)
-        return self.window.nbytes + grown + sum(state.n_bytes for state in states)
+        total = self.window.nbytes + sum(state.n_bytes for state in states)
+        for rows in self._growing:
+            total += rows.n_bytes_with(max(n_tokens // self.ratio - len(rows), 0))
+        return total
 
     def copy(self) -> "LayerCache":
         """Return a copy that shares nothing."""
         return LayerCache(
+            self.ratio,
             self.window.copy(),
             None if self.compressed is None else self.compressed.copy(),
             None if self.compressor is None else self.compressor.copy(),
@@ -174,6 +190,10 @@ class KVCache:
     def n_bytes(self) -> int:
         """Bytes held by all layers."""
         return sum(layer.n_bytes for layer in self.layers)
+
+    def n_bytes_at(self, n_tokens: int) -> int:
+        """Return the bytes held once the sequence has grown to this many tokens."""
+        return sum(layer.n_bytes_at(n_tokens) for layer in self.layers)
 
     def copy(self) -> "KVCache":
         """Return a copy that shares nothing."""

@@ -124,8 +124,8 @@ def make_plan(
     if room < needed:
         smallest = format_bytes(workspace + process + needed)
         raise OutOfBudget(
-            f"A memory budget of {format_bytes(limit)} is too small for this model: it needs at "
-            f"least {smallest} beside its mapped weights; give more with --memory."
+            f"a memory budget of {format_bytes(limit)} is too small for this model, which needs "
+            f"at least {smallest} beside its mapped weights; give it that much"
         )
     parts = {part.name: part.nbytes for part in take_inventory(checkpoint).parts}
     if not mtp:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from localv4.encoding import Profile, ThinkingMode, render, thinking_arguments
 from localv4.errors import InvalidInput
 from localv4.tokenizer import Tokenizer
@@ -17,6 +19,7 @@ from localv4.tokenizer import Tokenizer
 __all__ = ["Prompt", "PromptFormat", "with_tools"]
 
 Messages = Sequence[Mapping[str, Any]]
+_WRONG_TYPE = "a prompt is text, a list of messages or a list of token ids; this is none of them"
 Prompt = str | Sequence[int] | Messages
 
 
@@ -34,7 +37,7 @@ def _as_ids(prompt: Sequence[object]) -> list[int]:
     try:
         return [operator.index(token) for token in prompt]  # type: ignore[arg-type]
     except TypeError:
-        raise InvalidInput("A prompt is text, a list of messages or a list of token ids.") from None
+        raise InvalidInput(_WRONG_TYPE) from None
 
 
 @dataclass(frozen=True)
@@ -89,17 +92,19 @@ class PromptFormat:
         if isinstance(prompt, str):
             text = self._tokenizer().encode(prompt)
             return (text if continues else [self.bos_token_id, *text]), None
+        if not isinstance(prompt, Sequence | np.ndarray):
+            raise InvalidInput(_WRONG_TYPE)
         if not len(prompt):
-            raise InvalidInput("The prompt is empty: give text, messages or at least one token id.")
+            raise InvalidInput("the prompt is empty; give text, messages or at least one token id")
         messages = [item for item in prompt if isinstance(item, Mapping)]
         if not messages:
             return _as_ids(prompt), None
         if len(messages) < len(prompt):
-            raise InvalidInput("The prompt mixes messages with something else.")
+            raise InvalidInput("the prompt mixes messages with something else; give only messages")
         if not self.has_chat:
             raise InvalidInput(
-                "A Base checkpoint has no chat format: give text to be continued "
-                "(localv4 run --raw), not messages."
+                "a Base checkpoint has no chat format; give text to be continued "
+                "(localv4 run --raw), not messages"
             )
         mode, effort = thinking_arguments(thinking, self.profile)
         pieces = render(
@@ -113,6 +118,6 @@ class PromptFormat:
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise InvalidInput(
-                "This checkpoint has no tokenizer.json, so a prompt must be a list of token ids."
+                "this checkpoint has no tokenizer.json; give the prompt as a list of token ids"
             )
         return self.tokenizer

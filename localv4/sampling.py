@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from localv4.errors import InvalidInput, LocalV4Error
+from localv4.errors import DamagedCheckpoint, InvalidInput
 
 __all__ = ["Sampler", "SamplingParams", "TokenLogprob", "token_logprob", "top_logprobs"]
 
@@ -108,6 +108,8 @@ class Sampler:
     """Chooses tokens by `params`; holds the random sequence, so one sampler serves one answer."""
 
     def __init__(self, params: SamplingParams) -> None:
+        if not isinstance(params, SamplingParams):
+            raise InvalidInput(f"sampling is {params!r}; give SamplingParams(...)")
         self._params = params
         # 53 bits: a number of this size survives JSON readers that use doubles.
         self._seed = secrets.randbits(53) if params.seed is None else params.seed
@@ -138,7 +140,7 @@ class Sampler:
 
         Raises
         ------
-        LocalV4Error
+        DamagedCheckpoint
             If a logit is NaN or infinite.
         """
         _check_logits(logits)
@@ -179,7 +181,7 @@ def top_logprobs(logits: NDArray[np.float32], n: int) -> tuple[tuple[int, float]
 
     Raises
     ------
-    LocalV4Error
+    DamagedCheckpoint
         If a logit is NaN or infinite.
     """
     _check_logits(logits)
@@ -201,9 +203,9 @@ def _check_logits(logits: NDArray[np.float32]) -> None:
     finite = np.isfinite(logits)
     if not finite.all():
         bad = logits.size - int(np.count_nonzero(finite))
-        raise LocalV4Error(
+        raise DamagedCheckpoint(
             f"{bad:,} of {logits.size:,} logits are NaN or infinite, so no token can be chosen; "
-            "check the checkpoint's files (localv4 verify)"
+            "the checkpoint's weights are damaged: download it again"
         )
 
 

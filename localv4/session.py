@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from localv4.checks import choice, integer_array
 from localv4.errors import ContextOverflow, InvalidInput, LocalV4Error
 from localv4.kv_cache import KVCache
 from localv4.model import Model
@@ -55,7 +56,8 @@ class Session:
     computing
         Returns a context in which kernels may run.
     admit
-        Called with the bytes of KV state before a chunk; raises OutOfBudget.
+        Called before a chunk with the session and the bytes of KV state it will hold; raises
+        OutOfBudget.
     stats
         Counters of the engine.
     """
@@ -132,8 +134,8 @@ class Session:
         OutOfBudget
             The KV state would exceed the memory budget; whole chunks before it stay fed.
         """
-        if logits not in ("last", "all"):
-            raise InvalidInput(f'logits is "last" or "all", not {logits!r}.')
+        choice("logits", logits, ("last", "all"))
+        self._check_observer(observe)
         tokens = self._checked(ids)
         started = time.perf_counter()
         rows = []
@@ -158,6 +160,7 @@ class Session:
         InvalidInput, ContextOverflow, OutOfBudget
             As `prefill`.
         """
+        self._check_observer(observe)
         tokens = self._checked([token_id])
         started = time.perf_counter()
         with self._stepping(1):
@@ -181,10 +184,10 @@ class Session:
             The engine was loaded without ``draft="mtp"``, or nothing was fed yet.
         """
         if self._mtp is None:
-            raise InvalidInput('Drafting needs an engine that was loaded with draft="mtp".')
+            raise InvalidInput('a draft needs an engine loaded with draft="mtp"')
         self._check_whole()
         if self._last_hidden is None:
-            raise InvalidInput("A draft follows a token: feed one with prefill first.")
+            raise InvalidInput("a draft follows a token; feed one with prefill first")
         ids = self._checked_ids([next_id])
         with self._computing():
             step = Step(ids, self.position - 1, self._trained, self._rope)
@@ -205,13 +208,15 @@ class Session:
         InvalidInput
             The snapshot comes from another engine, or holds more than this session's context.
         """
+        if not isinstance(mark, Snapshot):
+            raise InvalidInput(f"{mark!r} is no snapshot; give what snapshot() returned")
         cache = mark.cache
         if mark.owner is not self._model or len(cache.layers) != len(self._cache.layers):
-            raise InvalidInput("The snapshot belongs to another engine; restore it there.")
+            raise InvalidInput("the snapshot belongs to another engine; restore it there")
         if len(mark.ids) > self.context:
             raise InvalidInput(
-                f"The snapshot holds {len(mark.ids)} tokens, more than this session's context "
-                f"of {self.context}."
+                f"the snapshot holds {len(mark.ids)} tokens, more than this session's context "
+                f"of {self.context}; restore it in a larger one"
             )
         self._cache = cache.copy()
         self._ids = list(mark.ids)
@@ -253,41 +258,38 @@ class Session:
 
     def _checked_ids(self, ids: ArrayLike) -> I64:
         """Return ids as int64 if they are ids of this model."""
-        tokens = np.asarray(ids)
-        if tokens.ndim != 1 or tokens.size == 0 or not np.issubdtype(tokens.dtype, np.integer):
-            raise InvalidInput(
-                f"Token ids are a list of at least one integer, not an array of shape "
-                f"{tokens.shape} and type {tokens.dtype}."
-            )
-        size = self._model.config.vocab_size
-        wrong = tokens[(tokens < 0) | (tokens >= size)]
-        if wrong.size:
-            raise InvalidInput(f"Token id {wrong[0]} is outside the vocabulary 0..{size - 1}.")
-        return tokens.astype(np.int64)
+        return integer_array("ids", ids, self._model.config.vocab_size)
 
     def _checked(self, ids: ArrayLike) -> I64:
         """Return ids that may be fed now."""
         self._check_whole()
         tokens = self._checked_ids(ids)
         if self.position + tokens.size > self.context:
+            most = self._model.config.max_position_embeddings
+            larger = " or ask for a larger context" if self.context < most else ""
             raise ContextOverflow(
                 f"{tokens.size} tokens do not fit: the session holds {self.position} of at most "
-                f"{self.context}; shorten the input or ask for a larger context."
+                f"{self.context}; shorten the input{larger}"
             )
         return tokens
+
+    @staticmethod
+    def _check_observer(observe: object) -> None:
+        if observe is not None and not callable(observe):
+            raise InvalidInput(f"observe is {observe!r}; give a function or None")
 
     def _check_whole(self) -> None:
         if self._torn:
             raise LocalV4Error(
-                "The session was interrupted in the middle of a step and its state is not whole: "
-                "restore a snapshot or start a new session."
+                "the session's state is not whole, because a step was interrupted or is still "
+                "running in another thread; restore a snapshot, reset it or start a new session"
             )
 
     @contextmanager
     def _stepping(self, n_tokens: int) -> Iterator[None]:
         """Compute inside; a state that an exception left half updated is not used again."""
         with self._computing():
-            self._admit(self, n_tokens)
+            self._admit(self, self._cache.n_bytes_at(self.position + n_tokens))
             self._torn = True
             yield
             self._torn = False

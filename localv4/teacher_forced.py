@@ -7,6 +7,7 @@ inputs shows whether every rounding is in its place.  Knows nothing of sessions.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from localv4.checks import float_array, integer_array, whole_number
 from localv4.errors import InvalidInput
 from localv4.kv_cache import LayerCache
 from localv4.model import Block, Model
@@ -45,7 +46,7 @@ class TeacherForced:
             No such layer, or another shape.
         """
         block = self._block(layer)
-        inputs = self._states(x, (self._config.hidden_size,))
+        inputs = float_array("x", x, (self._config.hidden_size,))
         step = self._step(np.zeros(len(inputs), np.int64))
         return block.attention.forward(inputs, self._empty(layer), step)
 
@@ -58,7 +59,7 @@ class TeacherForced:
             No such layer, another shape, or ids outside the vocabulary.
         """
         block = self._block(layer)
-        inputs = self._states(x, (self._config.hidden_size,))
+        inputs = float_array("x", x, (self._config.hidden_size,))
         return block.experts.forward(inputs, self._step(self._ids(ids, len(inputs))))
 
     def block(self, layer: int, hidden: ArrayLike, ids: ArrayLike) -> F32:
@@ -70,28 +71,18 @@ class TeacherForced:
             No such layer, another shape, or ids outside the vocabulary.
         """
         block = self._block(layer)
-        states = self._states(hidden, (self._config.hc_mult, self._config.hidden_size))
+        states = float_array("h", hidden, (self._config.hc_mult, self._config.hidden_size))
         step = self._step(self._ids(ids, len(states)))
         return block.forward(states, self._empty(layer), step)
 
     def _block(self, layer: int) -> Block:
         last = self._config.num_hidden_layers - 1
-        if not 0 <= layer <= last:
-            raise InvalidInput(f"Layer {layer} does not exist; there are 0..{last}.")
-        return self._model.blocks[layer]
-
-    def _states(self, values: ArrayLike, shape: tuple[int, ...]) -> F32:
-        states = np.ascontiguousarray(values, np.float32)
-        if states.shape[1:] != shape or not len(states):
-            raise InvalidInput(f"States have the shape (n, *{shape}), not {states.shape}.")
-        return states
+        return self._model.blocks[whole_number("layer", layer, 0, last)]
 
     def _ids(self, ids: ArrayLike, count: int) -> I64:
-        tokens = np.asarray(ids, np.int64)
-        if tokens.shape != (count,):
-            raise InvalidInput(f"{count} states need {count} ids, not shape {tokens.shape}.")
-        if tokens.min() < 0 or tokens.max() >= self._config.vocab_size:
-            raise InvalidInput(f"Ids must be in 0..{self._config.vocab_size - 1}.")
+        tokens = integer_array("ids", ids, self._config.vocab_size)
+        if tokens.size != count:
+            raise InvalidInput(f"{tokens.size} ids were given for {count} tokens")
         return tokens
 
     def _step(self, ids: I64) -> Step:

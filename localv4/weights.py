@@ -132,7 +132,8 @@ class MtpWeights:
 
 
 def _vector(checkpoint: Checkpoint, name: str) -> F32:
-    """Return a small tensor as float32 of its own."""
+    """Return a small tensor as float32 of its own, checked for NaN and infinity."""
+    checkpoint.check_finite(name)
     view = checkpoint.view(name)
     return bf16.decode(view) if view.dtype == np.uint16 else np.array(view, np.float32)
 
@@ -146,7 +147,7 @@ def _dense(checkpoint: Checkpoint, name: str) -> Matrix:
 
 def _quantised(checkpoint: Checkpoint, name: str) -> Matrix:
     """Bind a matrix with its scales, which are checked for NaN and infinity first."""
-    checkpoint.check_scales(f"{name}.scale")
+    checkpoint.check_finite(f"{name}.scale")
     weights = checkpoint.view(f"{name}.weight")
     scales = checkpoint.view(f"{name}.scale")
     if checkpoint.tensors[f"{name}.weight"].dtype == "I8":

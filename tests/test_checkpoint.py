@@ -55,7 +55,7 @@ def test_golden_models_open_and_their_scales_are_finite(model: GoldenModel) -> N
         assert (checkpoint.unread, checkpoint.unread_bytes) == ((), 0)
         for name in checkpoint.tensors:
             if name.endswith(".scale"):
-                checkpoint.check_scales(name)
+                checkpoint.check_finite(name)
 
 
 def test_every_tensor_of_the_contract_has_a_view(sound: Path) -> None:
@@ -321,10 +321,10 @@ def test_a_nan_scale_byte_is_refused_when_asked(folder: Path, byte: int) -> None
     overwrite(folder, name, 5 * 8 + 3, bytes([byte]))  # 8 scales a row
     with Checkpoint.open(folder) as checkpoint:
         if byte == 254:
-            checkpoint.check_scales(name)
+            checkpoint.check_finite(name)
             return
         with pytest.raises(DamagedCheckpoint, match=f"row 5 of {name} holds NaN"):
-            checkpoint.check_scales(name)
+            checkpoint.check_finite(name)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -335,9 +335,9 @@ def test_a_float_scale_that_is_not_finite_is_refused(
     name = "layers.0.attn.wo_b.scale"
     overwrite(folder, name, 4 * 4, struct.pack("<f", value))  # 4 scales a row
     with Checkpoint.open(folder) as checkpoint:
-        checkpoint.check_scales("layers.0.attn.wo_a.scale")
+        checkpoint.check_finite("layers.0.attn.wo_a.scale")
         with pytest.raises(DamagedCheckpoint, match=f"row 1 of {name}"):
-            checkpoint.check_scales(name)
+            checkpoint.check_finite(name)
 
 
 def test_fp4_experts_with_float_scales_are_refused(sound_base: Path, tmp_path: Path) -> None:

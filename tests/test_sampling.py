@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from localv4.errors import InvalidInput, LocalV4Error
+from localv4.errors import DamagedCheckpoint, InvalidInput
 from localv4.sampling import Sampler, SamplingParams, token_logprob, top_logprobs
 
 # Steps of 1/64: logits closer than that could have equal probabilities and so be ties.
@@ -156,9 +156,9 @@ def test_the_largest_number_drawn_still_finds_a_token():
 def test_logits_that_are_not_finite_are_counted(bad, temperature):
     logits = np.zeros(5000, dtype=np.float32)
     logits[[3, 4999]] = bad
-    with pytest.raises(LocalV4Error, match="2 of 5,000 logits are NaN or infinite"):
+    with pytest.raises(DamagedCheckpoint, match="2 of 5,000 logits are NaN or infinite"):
         Sampler(SamplingParams(temperature=temperature)).sample(logits)
-    with pytest.raises(LocalV4Error, match="2 of 5,000"):
+    with pytest.raises(DamagedCheckpoint, match="2 of 5,000"):
         top_logprobs(logits, 1)
 
 

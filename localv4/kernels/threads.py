@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numba
 
-from localv4.errors import InvalidInput
+from localv4.checks import whole_number
 from localv4.settings import set_library_default
 
 __all__ = ["choose_threads", "computing"]
@@ -40,9 +40,7 @@ def choose_threads(asked: int | None) -> int:
     most = int(numba.config.NUMBA_NUM_THREADS)
     if asked is None:
         return min(most, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else most)
-    if not 1 <= asked <= most:
-        raise InvalidInput(f"{asked} threads were asked for, but this machine runs 1 to {most}.")
-    return asked
+    return whole_number("threads", asked, 1, most)
 
 
 @contextmanager
