@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from localv4.cli.output import Invocation, Output, OutputClosed, flush, silence, use_utf8
+
 if TYPE_CHECKING:
     import typer
-
-    from localv4.cli.options import Invocation
 
 __all__ = ["command_table", "main", "run_command"]
 
@@ -39,40 +39,45 @@ def main() -> NoReturn:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; nothing is raised."""
-    if list(arguments) in (["--version"], ["-V"]):
-        return _print_version()
-    from localv4.cli.errors import describe
-    from localv4.cli.options import Invocation
-    from localv4.cli.output import Output, OutputClosed, silence_stdout, use_utf8
-
-    use_utf8()
     invocation = Invocation()
     try:
+        use_utf8()
         code = _dispatch(list(arguments), invocation)
-        # Here a closed pipe can still be met quietly; at interpreter exit it cannot.
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        flush()
     except BaseException as error:
-        code, sentence = describe(error)
-        if sentence:
-            Output().failure(sentence)
-        if invocation.verbosity >= 2:
-            import traceback
-
-            traceback.print_exception(error)
-        if isinstance(error, OSError | OutputClosed):
-            silence_stdout()
+        code = _fail(error, invocation)
     return code
 
 
-def _print_version() -> int:
+def _fail(error: BaseException, invocation: Invocation) -> int:
+    """Say what ended a command, and return the exit code."""
+    from localv4.cli.errors import describe
+
+    code, sentence = describe(error)
+    if sentence:
+        Output().failure(sentence)
+    if invocation.verbosity >= 2:
+        import traceback
+
+        with contextlib.suppress(OSError, ValueError):
+            traceback.print_exception(error)
+    try:
+        flush()
+    except (OSError, ValueError, OutputClosed):
+        silence(sys.stdout)
+    return code
+
+
+def _version() -> int:
     import localv4
 
     print(f"localv4 {localv4.__version__}")
     return 0
 
 
-def _dispatch(arguments: list[str], invocation: "Invocation") -> int:
+def _dispatch(arguments: list[str], invocation: Invocation) -> int:
+    if arguments in (["--version"], ["-V"]):
+        return _version()
     if arguments:
         return _call(arguments, invocation)
     if _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
@@ -82,7 +87,7 @@ def _dispatch(arguments: list[str], invocation: "Invocation") -> int:
     return 2
 
 
-def _call(arguments: list[str], invocation: "Invocation") -> int:
+def _call(arguments: list[str], invocation: Invocation) -> int:
     """Run one command by itself: the table of all would import 0.2 s more for its own flags."""
     only = arguments[0] if arguments[0] in _COMMANDS else None
     table = command_table(only)

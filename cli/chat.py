@@ -4,17 +4,19 @@ Each turn gives the engine all messages so far and the same session: what it has
 costs nothing, unless the chat format changes earlier turns.
 """
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from localv4.cli import options
-from localv4.cli.errors import Stopped, stoppable
-from localv4.cli.opening import open_engine, refuse_base
+from localv4.cli.opening import open_engine, reading_words, refuse_base
 from localv4.cli.output import Output
+from localv4.cli.prompt import read_line
+from localv4.cli.stopping import Stopped, stoppable
 from localv4.cli.writers import Answer, TextWriter
-from localv4.errors import LocalV4Error
+from localv4.errors import ContextOverflow, InvalidInput, LocalV4Error
 from localv4.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ __all__ = ["chat"]
 _HELP = """/new   start over
 /help  this list
 /quit  leave (so does Ctrl-D)
-Ctrl-C stops an answer and keeps what there is of it; once more while idle leaves."""
+Ctrl-C stops an answer and keeps what there is of it, clears a line, and at an empty one leaves."""
+_FULL = "/new starts over, or start again with a larger --context"
 
 
 def chat(
@@ -74,27 +77,44 @@ class _Conversation:
 
     def loop(self) -> None:
         """Read and answer until the user leaves."""
-        interactive = sys.stdin is not None and sys.stdin.isatty()
+        interactive = sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None
         if interactive:
-            # Line editing and history for input().
-            import readline  # noqa: F401
+            # Line editing and history for input(), where this Python has it.
+            with contextlib.suppress(ImportError):
+                import readline  # noqa: F401
 
             self._output.note("/help lists the commands")
         while True:
             try:
-                line = input("> " if interactive else "").strip()
-            except EOFError:
-                return
-            if line == "/quit":
+                line = self._read(interactive)
+            except InvalidInput as error:
+                self._output.failure(str(error))
+                continue
+            if line is None or line == "/quit":
                 return
             if line == "/new":
                 self._messages = list(self._opening)
             elif line == "/help":
                 self._output.note(_HELP)
             elif line.startswith("/") and not line.startswith("//"):
-                self._output.warning(f"there is no command {line.split()[0]}; /help lists them")
+                self._output.warning(f"there is no command {line}; /help lists them")
             elif line:
                 self._turn(line.removeprefix("/") if line.startswith("//") else line)
+
+    def _read(self, interactive: bool) -> str | None:
+        """Return the next line, stripped; None to leave."""
+        try:
+            line = read_line("> " if interactive else None)
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+            self._output.line("")
+            if not _half_a_line():
+                raise
+            return ""
+        if line is None and interactive:
+            self._output.line("")
+        return None if line is None else line.strip()
 
     def _turn(self, text: str) -> None:
         """Answer one message; a failed turn is taken back, a stopped one is kept."""
@@ -103,11 +123,16 @@ class _Conversation:
         try:
             self._stream(answer)
         except LocalV4Error as error:
-            self._output.failure(str(error))
+            sentence = str(error)
+            if isinstance(error, ContextOverflow):
+                sentence = f"{sentence.partition(';')[0].rstrip('.')}; {_FULL}"
+            self._output.failure(sentence)
             del self._messages[-1]
             return
         if answer.finish_reason == "interrupted":
             self._output.note("(stopped)")
+        elif answer.finish_reason == "length" and not self._reached_max_tokens(answer):
+            self._output.warning(f"the context is full; {_FULL}")
         if not answer.text and not answer.reasoning:
             del self._messages[-1]
             return
@@ -116,16 +141,20 @@ class _Conversation:
             turn["reasoning_content"] = answer.reasoning
         self._messages.append(turn)
 
+    def _reached_max_tokens(self, answer: Answer) -> bool:
+        n_tokens = answer.usage.get("completion_tokens", 0)
+        return self._max_tokens is not None and n_tokens >= self._max_tokens
+
     def _stream(self, answer: Answer) -> None:
         """Show one answer; Ctrl-C ends it after the current token, or at once while it waits."""
         writer = TextWriter(self._output)
-        self._output.progress("reading the prompt ...")
         generation = self._engine.generate(
             self._messages,
             max_tokens=self._max_tokens,
             session=self._session,
             thinking=self._settings.think or self._engine.default_thinking,
         )
+        self._output.progress(reading_words(generation))
         asked = False
 
         def stop_softly() -> bool:
@@ -149,3 +178,9 @@ class _Conversation:
             self._session.reset()
         finally:
             writer.end(answer, {})
+
+
+def _half_a_line() -> bool:
+    """Return whether something was typed when Ctrl-C ended the reading of a line."""
+    editor = sys.modules.get("readline")
+    return editor is not None and bool(editor.get_line_buffer())

@@ -15,6 +15,7 @@ __all__ = ["config"]
 def config(ctx: typer.Context, as_json: options.JsonFlag = False) -> None:
     """Print every setting with its source: a variable, config.toml, or the default."""
     settings, output = options.start(ctx, {})
+    path = config_file()
     rows = {
         field.name: (getattr(settings, field.name), settings.sources[field.name])
         for field in fields(settings)
@@ -25,9 +26,12 @@ def config(ctx: typer.Context, as_json: options.JsonFlag = False) -> None:
             name: {"value": str(value) if isinstance(value, Path) else value, "source": source}
             for name, (value, source) in rows.items()
         }
-        output.line(json.dumps({"config_file": str(config_file()), "settings": values}, indent=2))
+        file = None if path is None else str(path)
+        output.line(json.dumps({"config_file": file, "settings": values}, indent=2))
         return
     for name, (value, source) in rows.items():
         output.line(f"{name:<10} {'(automatic)' if value is None else value!s:<24}  {source}")
-    found = "" if config_file().is_file() else ", not there"
-    output.line(f"\nfile: {config_file()}{found}")
+    if path is None:
+        output.line("\nfile: none, as there is no home folder; LOCALV4_CONFIG may name one")
+    else:
+        output.line(f"\nfile: {path}{'' if path.is_file() else ', not there'}")

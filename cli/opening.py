@@ -1,21 +1,26 @@
 """The engine, opened on the settings' model, with a word first on what takes long."""
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import localv4
 from localv4.cli.output import Output
-from localv4.errors import InvalidInput
+from localv4.errors import InvalidInput, ModelNotFound, OutOfBudget
 from localv4.models import resolve
 from localv4.settings import Settings
 from localv4.sizes import format_bytes
 
 if TYPE_CHECKING:
     from localv4.engine import Engine
+    from localv4.generate import Generation
 
-__all__ = ["open_engine", "refuse_base"]
+__all__ = ["no_tokenizer", "open_engine", "reading_words", "refuse_base"]
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -28,18 +33,43 @@ def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
         If there is no such model, or it cannot be run.
     """
     folder = resolve(settings.model, say=output.warning)
+    # Imported first: it warns where compiled kernels can't be kept.
+    from localv4.kernels._jit import cache_dir
+
     if not localv4.kernels_are_cached():
-        output.warning("compiling for this CPU, once; it takes about a minute")
-    with localv4.load(
-        folder,
-        memory=settings.memory,
-        threads=settings.threads,
-        numerics=settings.numerics,
-        profile=settings.profile,
-    ) as engine:
-        plan = ", ".join(f"{name} {format_bytes(n)}" for name, n in asdict(engine.plan).items())
-        output.note(f"model {folder}, {engine.profile} profile\nplan: {plan}", level=1)
-        yield engine
+        once = "" if cache_dir is None else ", once"
+        output.warning(f"compiling for this CPU{once}; it takes about a minute")
+    try:
+        with localv4.load(
+            folder,
+            memory=settings.memory,
+            threads=settings.threads,
+            numerics=settings.numerics,
+            profile=settings.profile,
+        ) as engine:
+            if engine.tokenizer is None:
+                raise no_tokenizer(folder)
+            plan = ", ".join(f"{name} {format_bytes(n)}" for name, n in asdict(engine.plan).items())
+            output.note(f"model {folder}, {engine.profile} profile\nplan: {plan}", level=1)
+            yield engine
+    except OSError as error:
+        # The compiler's cache names no file when it finds no room.
+        if error.errno not in _NO_SPACE or error.filename:
+            raise
+        raise OutOfBudget(
+            f"there is no room for compiled kernels in {settings.cache_dir}; free some space, or "
+            "let LOCALV4_CACHE_DIR name another folder"
+        ) from None
+
+
+def no_tokenizer(folder: Path | str) -> ModelNotFound:
+    """Return the error of a checkpoint that cannot read or write text."""
+    return ModelNotFound(f"{folder} has no tokenizer.json; put the release's file there")
+
+
+def reading_words(generation: "Generation") -> str:
+    """Return what to say while the prompt of an answer is read; ask before its first event."""
+    return f"reading the prompt: {len(generation.pending_ids):,} tokens ..."
 
 
 def refuse_base(engine: "Engine") -> None:

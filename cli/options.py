@@ -1,16 +1,15 @@
 """Flags that several commands share, and how they become settings and an output."""
 
-from dataclasses import dataclass
+import logging
 from typing import Annotated
 
 import typer
 
-from localv4.cli.output import Output
+from localv4.cli.output import Invocation, Output
 from localv4.settings import Numerics, Profile, Settings, Think, load_settings
 
 __all__ = [
     "Context",
-    "Invocation",
     "JsonFlag",
     "MaxTokens",
     "Memory",
@@ -69,13 +68,6 @@ Verbose = Annotated[
 ]  # fmt: skip
 
 
-@dataclass
-class Invocation:
-    """What `localv4.cli.app` must know of a command that ended with an error."""
-
-    verbosity: int = 0
-
-
 def start(
     context: typer.Context, flags: dict[str, object], quiet: bool = False, verbose: int = 0
 ) -> tuple[Settings, Output]:
@@ -94,4 +86,17 @@ def start(
     output = Output(verbosity, settings.color)
     for warning in settings.warnings:
         output.warning(warning)
+    _show_log(context, output)
     return settings, output
+
+
+def _show_log(context: typer.Context, output: Output) -> None:
+    """Show what the library logs as warnings of the command, until it ends."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            output.warning(record.getMessage())
+
+    logger, handler = logging.getLogger("localv4"), Handler(logging.WARNING)
+    logger.addHandler(handler)
+    context.call_on_close(lambda: logger.removeHandler(handler))

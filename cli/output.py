@@ -1,22 +1,45 @@
 """Where words go: the answer to standard output, everything else to standard error.
 
-A closed standard error is ignored; a closed standard output raises `OutputClosed`, which ends the
-program quietly. Knows nothing of commands.
+A standard error that is closed or full is ignored; a closed standard output raises `OutputClosed`,
+which ends the program quietly. Knows nothing of commands.
 """
 
 import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
-__all__ = ["Output", "OutputClosed", "for_terminal", "silence_stdout", "use_utf8"]
+__all__ = [
+    "Invocation",
+    "Output",
+    "OutputClosed",
+    "flush",
+    "for_terminal",
+    "one_line",
+    "silence",
+    "use_utf8",
+]
 
 _DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 # A model may write any character; on a terminal the control ones could act.
 _CONTROLS = {
     code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
 }
+# A sentence is one line, whatever the names in it hold.
+_ESCAPES = {
+    code: repr(chr(code))[1:-1]
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0xD800, 0xE000))
+}
+_LONGEST = 1000  # characters of a sentence
+
+
+class Invocation:
+    """What `localv4.cli.app` must know of a command that ended with an error."""
+
+    def __init__(self) -> None:
+        self.verbosity = 0
 
 
 class OutputClosed(BaseException):
@@ -42,12 +65,52 @@ def use_utf8() -> None:
             stream.reconfigure(encoding="utf-8", errors="replace", newline="\n")
 
 
-def silence_stdout() -> None:
-    """Let the interpreter's own flush at exit go nowhere, after standard output failed."""
+def one_line(text: str) -> str:
+    """Escape what would break a line or act on a terminal, and leave out the middle of a flood."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    return text.translate(_ESCAPES)
+
+
+def silence(stream: TextIO | None) -> None:
+    """Let the interpreter's own flush at exit go nowhere, after a standard stream failed."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
+        descriptor = stream.fileno()  # type: ignore[union-attr]  # suppressed for None
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, descriptor)
         os.close(nowhere)
+
+
+def flush() -> None:
+    """Send on what the standard streams hold: here a failure can be met, at exit it cannot.
+
+    Raises
+    ------
+    OutputClosed
+        If nobody reads standard output any more.
+    OSError
+        If standard output cannot be written.
+    """
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        silence(sys.stderr)
+    with _writing():
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Turn what ends a write to standard output into errors that say so."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise OutputClosed from None
+    except OSError as error:
+        error.filename = "standard output"
+        raise
 
 
 class Output:
@@ -77,11 +140,9 @@ class Output:
         if sys.stdout is None:
             raise OutputClosed
         self._end_error_line()
-        try:
+        with _writing():
             sys.stdout.write(for_terminal(text) if self._answer_to_terminal else text)
             sys.stdout.flush()
-        except BrokenPipeError:
-            raise OutputClosed from None
         self._answer_line_open = not text.endswith("\n")
 
     def line(self, text: str) -> None:
@@ -111,11 +172,14 @@ class Output:
 
     def warning(self, text: str) -> None:
         """Write a warning, unless quiet."""
-        self.note(f"localv4: {text}")
+        self.note(f"localv4: {one_line(text)}")
 
     def progress(self, text: str) -> None:
-        """Show a line that the next one replaces; only on a terminal."""
-        if self.verbosity < 0 or not self._color:
+        """Show a line that the next one replaces; where there is no terminal, a note with -v."""
+        if not self._color:
+            self.note(text, level=1)
+            return
+        if self.verbosity < 0:
             return
         self._end_error_line()
         self._error(f"{_CLEAR_LINE}{_DIM}{text}{_PLAIN}")
@@ -124,7 +188,7 @@ class Output:
     def failure(self, text: str) -> None:
         """Write the one sentence of an error, however quiet."""
         self._break_lines()
-        self._error(f"localv4: {text}\n")
+        self._error(f"localv4: {one_line(text)}\n")
 
     def _break_lines(self) -> None:
         self._end_error_line()
@@ -144,9 +208,13 @@ class Output:
             self._progress_shown = False
 
     def _error(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        try:
             sys.stderr.write(text)
             sys.stderr.flush()
+        except OSError:
+            silence(sys.stderr)
+        except (ValueError, AttributeError):
+            pass  # closed, or not there
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

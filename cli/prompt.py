@@ -10,7 +10,7 @@ from pathlib import Path
 
 from localv4.errors import InvalidInput
 
-__all__ = ["read_prompt"]
+__all__ = ["read_line", "read_prompt"]
 
 
 def read_prompt(argument: str | None, prompt_file: Path | None, example: str) -> str:
@@ -49,17 +49,43 @@ def read_prompt(argument: str | None, prompt_file: Path | None, example: str) ->
     return prompt
 
 
+def read_line(question: str | None) -> str | None:
+    """Return the next line of standard input without its end, or None at the end of input.
+
+    Parameters
+    ----------
+    question
+        Shown before the line, which can be edited; None where nobody sits at the keyboard.
+
+    Raises
+    ------
+    InvalidInput
+        If the line is not UTF-8.
+    """
+    if question is not None:
+        try:
+            return _checked(input(question), "the line")
+        except EOFError:
+            return None
+        except UnicodeDecodeError as error:
+            return _text(error.object, "the line")
+    if sys.stdin is None:
+        return None
+    line = sys.stdin.buffer.readline()
+    return _without_line_end(_text(line, "the line")) if line else None
+
+
 def _stdin_is_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def _checked(argument: str) -> str:
-    """Return the argument; what this locale could not decode is read as UTF-8."""
+def _checked(typed: str, source: str = "the argument") -> str:
+    """Return what was typed; what this locale could not decode is read as UTF-8."""
     try:
-        argument.encode("utf-8")
+        typed.encode("utf-8")
     except UnicodeEncodeError:
-        return _text(os.fsencode(argument), "the argument")
-    return argument
+        return _text(os.fsencode(typed), source)
+    return typed
 
 
 def _read_file(path: Path) -> str:

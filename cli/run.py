@@ -10,10 +10,10 @@ import typer
 
 import localv4
 from localv4.cli import options
-from localv4.cli.errors import Stopped, stoppable
-from localv4.cli.opening import open_engine, refuse_base
+from localv4.cli.opening import open_engine, reading_words, refuse_base
 from localv4.cli.output import Output
 from localv4.cli.prompt import read_prompt
+from localv4.cli.stopping import Stopped, check_timeout, stoppable
 from localv4.cli.writers import Answer, JsonlWriter, JsonWriter, TextWriter, Writer
 from localv4.errors import InvalidInput
 from localv4.settings import Settings
@@ -104,6 +104,9 @@ def run(
     standard error. Piped standard input is joined to the prompt by a blank line; one line end at
     the end of it is dropped.
 
+    The answer ends when the model ends it, at --stop, after --max-tokens, or when the context is
+    full: without a limit that can be long.
+
     Exit codes: 0 done, 1 failed, 2 usage, 3 model missing or damaged, 4 not enough memory or disk,
     124 timeout, 130 interrupted, 143 terminated. What was written before stays on standard output.
     """
@@ -112,8 +115,7 @@ def run(
     settings, output = options.start(ctx, flags, quiet, verbose)
     if raw and (system is not None or think is not None or profile is not None):
         raise InvalidInput("--raw has no template; leave out --system, --think and --profile")
-    if timeout is not None and not timeout > 0:
-        raise InvalidInput(f"--timeout is {timeout:g}; give seconds above zero")
+    check_timeout(timeout)
     text = read_prompt(prompt, prompt_file, 'localv4 run "Why is the sky blue?"')
 
     # Imported here, as they are not for --help.
@@ -167,16 +169,17 @@ def _answer(
         outcome.timings["load_s"] = round(time.monotonic() - begun_s, 6)
         if not request.is_raw:
             refuse_base(engine)
-        output.progress("reading the prompt ...")
+        generation = engine.generate(
+            request.prompt,
+            sampling=request.sampling,
+            max_tokens=request.max_tokens,
+            stop=request.stop,
+            session=engine.session(context=settings.context),
+            thinking="off" if request.is_raw else settings.think or engine.default_thinking,
+        )
+        output.progress(reading_words(generation))
         try:
-            for event in engine.generate(
-                request.prompt,
-                sampling=request.sampling,
-                max_tokens=request.max_tokens,
-                stop=request.stop,
-                session=engine.session(context=settings.context),
-                thinking="off" if request.is_raw else settings.think or engine.default_thinking,
-            ):
+            for event in generation:
                 outcome.answer.take(event)
                 writer.event(event)
         finally:

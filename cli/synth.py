@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,7 +52,8 @@ def synth(
     synthesise(folder, preset, seed, ratios, sizes=sizes, layout=layout, dspark=dspark)
     n_bytes = sum(path.stat().st_size for path in folder.iterdir())
     ask = '--raw "Once upon a time"' if preset.endswith("base") else "Hello"
-    output.note(f"made {folder}, {format_bytes(n_bytes)}; try: localv4 run -m {folder} {ask}")
+    name = shlex.quote(str(folder))
+    output.note(f"made {folder}, {format_bytes(n_bytes)}; try: localv4 run -m {name} {ask}")
 
 
 def _ratios(text: str) -> tuple[int, ...]:

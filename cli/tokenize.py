@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from localv4.cli import options
+from localv4.cli.opening import no_tokenizer
 from localv4.cli.prompt import read_prompt
-from localv4.errors import ModelNotFound
 from localv4.models import resolve
 
 __all__ = ["tokenize"]
@@ -38,11 +38,13 @@ def tokenize(
     from localv4.tokenizer import Tokenizer, bundled_tokenizer_json
 
     if settings.model is None:
-        tokenizer: Tokenizer | None = Tokenizer.from_json(bundled_tokenizer_json())
+        tokenizer = Tokenizer.from_json(bundled_tokenizer_json())
     else:
-        tokenizer = Tokenizer.from_folder(resolve(settings.model))
-    if tokenizer is None:
-        raise ModelNotFound(f"{settings.model} has no tokenizer.json; put the release's file there")
+        folder = resolve(settings.model)
+        found = Tokenizer.from_folder(folder)
+        if found is None:
+            raise no_tokenizer(folder)
+        tokenizer = found
     ids = tokenizer.encode(text, control=control)
     if as_json:
         tokens = [

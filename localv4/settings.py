@@ -6,6 +6,7 @@ The only reader (and writer) of ``os.environ`` in the project. Every value keeps
 
 import difflib
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from localv4.errors import InvalidInput
-from localv4.sizes import parse_bytes
+from localv4.sizes import parse_bytes, shown
 
 __all__ = [
     "Numerics",
@@ -76,8 +77,14 @@ class Settings:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise InvalidInput(f"{value!r} is not a text")
+        raise InvalidInput(f"{shown(value)} is not a text")
     return value
+
+
+def _model(value: object) -> str:
+    if value == "":
+        raise InvalidInput("the name of the model is empty")
+    return _text(value)
 
 
 def _size(value: object) -> int:
@@ -90,26 +97,30 @@ def _count(value: object) -> int:
     except ValueError:
         count = None
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise InvalidInput(f"{value!r} is not a whole number above zero")
+        raise InvalidInput(f"{shown(value)} is not a whole number above zero")
     return count
 
 
 def _choice(*choices: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in choices:
-            raise InvalidInput(f"{value!r} is not one of {', '.join(choices)}")
+            raise InvalidInput(f"{shown(value)} is not one of {', '.join(choices)}")
         return str(value)
 
     return parse
 
 
 def _folder(value: object) -> Path:
-    return Path(_text(value)).expanduser()
+    # Not Path.expanduser: of an unknown user it makes a RuntimeError.
+    path = Path(os.path.expanduser(_text(value)))  # noqa: PTH111
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        raise InvalidInput(f"there is no home folder {path.parts[0]}; give the whole path")
+    return path
 
 
 _PARSERS: Mapping[str, Callable[[object], object]] = MappingProxyType(
     {
-        "model": _text,
+        "model": _model,
         "memory": _size,
         "threads": _count,
         "context": _count,
@@ -120,21 +131,31 @@ _PARSERS: Mapping[str, Callable[[object], object]] = MappingProxyType(
     }
 )
 _CONFIG_VARIABLE = "LOCALV4_CONFIG"
+_NAME_CACHE = "let LOCALV4_CACHE_DIR name a folder for it"
 
 
 def _variable(name: str) -> str:
     return f"LOCALV4_{name.upper()}"
 
 
-def config_file() -> Path:
-    """Path of config.toml: ``LOCALV4_CONFIG``, or in the user's folder for settings."""
+def config_file() -> Path | None:
+    """Path of config.toml: ``LOCALV4_CONFIG``, or in the user's folder for settings.
+
+    None for a user without a home folder, which is usual in a container.
+
+    Raises
+    ------
+    InvalidInput
+        If ``LOCALV4_CONFIG`` begins with the home folder of nobody.
+    """
     named = os.environ.get(_CONFIG_VARIABLE)
     if named:
-        return Path(named).expanduser()
-    # Imported where needed: it costs 25 ms, and most starts name no folder.
-    import platformdirs
-
-    return Path(platformdirs.user_config_dir("localv4", appauthor=False)) / "config.toml"
+        try:
+            return _folder(named)
+        except InvalidInput as error:
+            raise InvalidInput(f"{_CONFIG_VARIABLE}: {error}") from None
+    folder = _user_folder("config")
+    return None if folder is None else folder / "config.toml"
 
 
 def cache_folder() -> Path:
@@ -179,12 +200,15 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
             except InvalidInput as error:
                 raise InvalidInput(f"{source}: {error}") from None
             sources[name] = source
-    values.setdefault("cache_dir", _default_cache_dir())
+    warnings = _misspelt_variables()
+    if "cache_dir" not in values:
+        values["cache_dir"], warning = _default_cache_dir()
+        warnings += warning
     return Settings(
         **values,  # type: ignore[arg-type]  # each parser gives its field's type
         color=not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
         sources=MappingProxyType(sources),
-        warnings=_misspelt_variables(),
+        warnings=warnings,
     )
 
 
@@ -192,14 +216,53 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _default_cache_dir() -> Path:
+def _default_cache_dir() -> tuple[Path, tuple[str, ...]]:
+    """Return the folder, and a warning where the user has no home folder to hold it."""
+    user_folder = _user_folder("cache")
+    if user_folder is not None:
+        return user_folder, ()
+    import tempfile
+
+    folder = Path(tempfile.gettempdir()) / f"localv4-{os.getuid()}"
+    _claim(folder)
+    return folder, (f"there is no home folder, so the cache is {folder}; {_NAME_CACHE}",)
+
+
+def _user_folder(kind: Literal["cache", "config"]) -> Path | None:
+    # Imported where needed: it costs 25 ms, and most starts name no folder.
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("localv4", appauthor=False))
+    find = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_config_dir
+    try:
+        folder = Path(find("localv4", appauthor=False))
+    except RuntimeError:  # there is no home folder; older versions return ~/... then
+        return None
+    return folder if folder.is_absolute() else None
 
 
-def _read_config(path: Path) -> dict[str, tuple[object, str]]:
+def _claim(folder: Path) -> None:
+    """Make a folder where anybody may write, and refuse one that another user made first.
+
+    Compiled kernels are kept there, and whoever can write them can run anything as this user.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise InvalidInput(
+            f"there is no home folder, and {folder} can't be made ({error.strerror}); {_NAME_CACHE}"
+        ) from None
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if not is_ours or found.st_mode & 0o022:
+        raise InvalidInput(
+            f"there is no home folder, and others may write to {folder}; {_NAME_CACHE}"
+        )
+
+
+def _read_config(path: Path | None) -> dict[str, tuple[object, str]]:
     """Read settings with the path as their source; none if there is no file."""
+    if path is None:
+        return {}
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -212,6 +275,11 @@ def _read_config(path: Path) -> dict[str, tuple[object, str]]:
         table = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} is not valid TOML: {error}; correct or remove it") from None
+    except (ValueError, RecursionError):
+        # Not errors of TOML itself, but of what Python makes of it.
+        raise InvalidInput(
+            f"{path} holds a number too long or lists nested too deeply; correct or remove it"
+        ) from None
     for name in table:
         if name not in _PARSERS:
             raise InvalidInput(f"{path}: unknown setting {name!r}{_nearest(name, list(_PARSERS))}")

@@ -12,13 +12,14 @@ import shutil
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from localv4.byte_tokenizer import byte_level_tokenizer_json
 from localv4.config import ModelConfig
 from localv4.encoding.literals import BOS, EOS
 from localv4.errors import DamagedCheckpoint, InvalidInput, OutOfBudget, UnsupportedModel
 from localv4.shard_writer import write_shard
+from localv4.sizes import format_bytes
 from localv4.synthetic_config import PRESETS, Preset, Sizes, config_json
 from localv4.synthetic_weights import random_tensor
 from localv4.tensors import DTYPE_BYTES, TensorSpec, expected_tensors
@@ -28,6 +29,8 @@ __all__ = ["PRESETS", "Layout", "Preset", "Sizes", "synthesise"]
 Layout = Literal["release", "scattered", "single"]
 
 _N_SCATTERED = 5
+_MOST_BYTES = 2 * 2**30
+_MOST_TENSORS = 200_000  # the released Pro has 145,116
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -77,7 +80,8 @@ def synthesise(
     Raises
     ------
     InvalidInput
-        If the folder is not empty or can't be written, or the sizes don't fit the format.
+        If the folder is not empty or can't be written, or the sizes don't fit the format or make
+        more than 2 GiB.
     OutOfBudget
         If the disk is full; nothing is left behind.
     """
@@ -123,18 +127,16 @@ def _plan(
 ) -> _Plan:
     if preset not in PRESETS:
         raise InvalidInput(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    if layout not in get_args(Layout):
+        choices = ", ".join(get_args(Layout))
+        raise InvalidInput(f"there is no layout {layout!r}; choose one of {choices}")
     text = config_json(preset, sizes or PRESETS[preset], compress_ratios, dspark)
     try:
         config = ModelConfig.from_json(text, "the checkpoint asked for")
     except (DamagedCheckpoint, UnsupportedModel) as error:
         raise InvalidInput(str(error).replace("; restore the original file", "")) from None
+    specs = _affordable(config, mtp=not dspark)
     tokenizer_text = byte_level_tokenizer_json(config.vocab_size)
-    base = config.expert_dtype == "fp8"
-    specs = list(
-        expected_tensors(
-            config, "fp8" if base else "fp4", "F32" if base else "F8_E8M0", mtp=not dspark
-        )
-    )
     if dspark:
         specs += _drafter_tensors(config)
     if layout == "single":
@@ -147,6 +149,26 @@ def _plan(
         }
     ordered = {name: sorted(group, key=_official_order) for name, group in shards.items()}
     return _Plan(text, config, tokenizer_text, ordered, layout)
+
+
+def _affordable(config: ModelConfig, mtp: bool) -> list[TensorSpec]:
+    """Return the tensors; refuse, before any is made, what no trial needs."""
+    base = config.expert_dtype == "fp8"
+    specs = []
+    total = 0
+    for spec in expected_tensors(
+        config, "fp8" if base else "fp4", "F32" if base else "F8_E8M0", mtp=mtp
+    ):
+        specs.append(spec)
+        total += spec.nbytes
+        # Stopping here, as sizes may ask for millions of tensors too.
+        if total > _MOST_BYTES or len(specs) > _MOST_TENSORS:
+            raise InvalidInput(
+                f"a checkpoint of these sizes has {len(specs):,} tensors of {format_bytes(total)} "
+                f"and more; choose sizes that come to {format_bytes(_MOST_BYTES)} and "
+                f"{_MOST_TENSORS:,} tensors at most"
+            )
+    return specs
 
 
 def _official_order(spec: TensorSpec) -> tuple[int, str, str]:

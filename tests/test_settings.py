@@ -1,6 +1,9 @@
 import os
+import pwd
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from localv4.errors import InvalidInput
@@ -61,6 +64,11 @@ def test_file_may_give_bytes_as_a_number(config):
         ('think = "hard"', "off, low, high, max"),
         ("think = 3", "off, low, high, max"),
         ("model = 7", "not a text"),
+        ('model = ""', "the name of the model is empty"),
+        (f"memory = {'9' * 5000}", "number too long"),
+        (f"memory = 0x{'f' * 5000}", "a huge number is more than any machine has"),
+        (f"memory = {'[' * 5000}", "nested too deeply"),
+        ('cache_dir = "~nobody-of-this-name/x"', "no home folder ~nobody-of-this-name"),
     ],
 )
 def test_bad_files_are_refused_with_their_path(config, text, words):
@@ -111,7 +119,51 @@ def test_cache_folder_and_config_file_follow_the_environment(config, monkeypatch
     assert cache_folder() == tmp_path / "cache"
     assert config_file() == config
     monkeypatch.delenv("LOCALV4_CONFIG")
-    assert config_file().name == "config.toml"
+    found = config_file()
+    assert found is not None
+    assert found.name == "config.toml"
+
+
+def test_a_config_file_of_nobody_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCALV4_CONFIG", "~nobody-of-this-name/x")
+    with pytest.raises(InvalidInput, match=r"LOCALV4_CONFIG: there is no home folder"):
+        config_file()
+
+
+@pytest.fixture
+def homeless(monkeypatch, tmp_path) -> Path:
+    """A user without a home folder; returns where the cache should be."""
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LOCALV4_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("LOCALV4_CONFIG", raising=False)
+
+    def nobody(_uid):
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder: Path = tmp_path / f"localv4-{os.getuid()}"
+    return folder
+
+
+def test_without_a_home_folder_the_cache_is_a_temporary_one(homeless):
+    settings = load_settings()
+    assert settings.cache_dir == homeless
+    assert homeless.stat().st_mode & 0o777 == 0o700
+    (warning,) = settings.warnings
+    assert "LOCALV4_CACHE_DIR" in warning
+    assert config_file() is None
+
+
+def test_a_temporary_cache_of_somebody_else_is_refused(homeless, tmp_path):
+    homeless.mkdir()
+    homeless.chmod(0o777)
+    with pytest.raises(InvalidInput, match=r"others may write.*LOCALV4_CACHE_DIR"):
+        load_settings()
+    homeless.rmdir()
+    homeless.symlink_to(tmp_path)
+    with pytest.raises(InvalidInput, match=r"LOCALV4_CACHE_DIR"):
+        load_settings()
 
 
 def test_a_library_default_gives_way_to_the_user(monkeypatch):
@@ -132,6 +184,7 @@ def test_a_library_default_gives_way_to_the_user(monkeypatch):
         ("4Ki", 4096),
         ("7", 7),
         (7, 7),
+        (np.int64(7), 7),
         ("9007199254740993", 9007199254740993),
     ],
 )
@@ -139,10 +192,15 @@ def test_parse_bytes(text, n_bytes):
     assert parse_bytes(text) == n_bytes
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "1XB", "-1GiB", "1e9", "0", "0.1", 0, -1, "1..2", "٣"])
-def test_parse_bytes_refuses(text):
-    with pytest.raises(InvalidInput):
-        parse_bytes(text)
+NO_SIZES = ["", "GiB", "1XB", "-1GiB", "1e9", "0", "0.1", 0, -1, "1..2", "٣", 1.5, True, None]
+NO_SIZES += ["9" * 5000, "9" * 400 + ".5GiB", 10**5000, "8388608TiB", np.float32(1)]
+
+
+@pytest.mark.parametrize("size", NO_SIZES, ids=lambda size: str(type(size)))
+def test_parse_bytes_refuses(size):
+    with pytest.raises(InvalidInput) as error:
+        parse_bytes(size)
+    assert len(str(error.value)) < 200
 
 
 @pytest.mark.parametrize(

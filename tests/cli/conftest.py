@@ -46,6 +46,10 @@ class Playback:
         self._steps = iter(steps)
         self._interrupted = False
 
+    @property
+    def pending_ids(self) -> tuple[int, ...]:
+        return (1, 2, 3, 4, 5)
+
     def interrupt(self) -> None:
         self._interrupted = True
 
@@ -68,6 +72,7 @@ class FakeEngine:
 
     events: list[Any] = field(default_factory=lambda: [event("text", "Hello"), done()])
     is_base: bool = False
+    tokenizer: object | None = "a tokenizer"
     profile: str = "preview"
     default_thinking: str = "high"
     plan: MemoryPlan = field(default_factory=lambda: MemoryPlan(1, 2, 3, 4, 5, 6, 7, budget=2**30))

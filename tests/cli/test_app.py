@@ -1,12 +1,17 @@
 """Starting up: help, version, no arguments, and what may not be imported for them."""
 
+import errno
+import importlib
+import io
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import localv4
+from localv4.cli.app import run_command
 
 
 def test_version(command):
@@ -51,3 +56,44 @@ def test_startup_is_quick(arguments):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times_s) < 0.25
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_and_version_without_a_reader_are_quiet(monkeypatch, capsys, arguments):
+    class Broken(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Broken())
+    monkeypatch.setattr(sys, "stderr", sys.stderr)  # typer replaces both
+    assert run_command(arguments) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("arguments", ["--help", "run --help", "--version"])
+def test_a_pipe_closed_at_once(arguments):
+    command = f'"$0" -m localv4 {arguments} | true; exit ${{PIPESTATUS[0]}}'
+    result = subprocess.run(
+        ["bash", "-c", command, sys.executable], capture_output=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(("redirection", "code"), [(">/dev/full", 4), ("-x 2>/dev/full", 2)])
+def test_a_full_disk_at_exit(redirection, code):
+    command = f'"$0" -m localv4 --version {redirection}'
+    result = subprocess.run(
+        ["sh", "-c", command, sys.executable], capture_output=True, timeout=60, check=False
+    )
+    assert result.returncode == code
+    assert result.stderr.count(b"\n") <= 1
+
+
+def test_ctrl_c_during_the_imports_is_quiet(monkeypatch, capsys):
+    def interrupt(_name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupt)
+    assert run_command(["run", "Hi"]) == 130
+    assert capsys.readouterr() == ("", "")

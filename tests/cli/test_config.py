@@ -32,3 +32,9 @@ def test_a_misspelt_variable_is_a_warning(command, monkeypatch):
     result = command("config")
     assert result.code == 0
     assert "LOCALV4_MEMORY" in result.err
+
+
+def test_without_a_home_folder_there_is_no_file(command, monkeypatch):
+    monkeypatch.setattr("localv4.cli.config.config_file", lambda: None)
+    assert "file: none" in command("config").out
+    assert json.loads(command("config", "--json").out)["config_file"] is None

@@ -1,8 +1,10 @@
 """The contract of `run`, line by line, in one process."""
 
 import json
+import logging
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -132,6 +134,12 @@ def test_quiet_and_verbose(engine, command):
     assert command("run", "x", "-q", "-v").code == 2
 
 
+def test_the_length_of_the_prompt_is_said_before_it_is_read(engine, command):
+    engine.events = [lambda: sys.stderr.write("first event\n"), done()]
+    assert "reading the prompt: 5 tokens ...\nfirst event\n" in command("run", "x", "-v").err
+    assert "reading" not in command("run", "x").err
+
+
 def test_an_answer_that_is_all_thinking_is_explained(engine, command):
     engine.events = [event("reasoning", "Hm"), done("length")]
     result = command("run", "x")
@@ -141,7 +149,23 @@ def test_an_answer_that_is_all_thinking_is_explained(engine, command):
 
 def test_the_first_compile_is_announced(engine, command, monkeypatch):
     monkeypatch.setattr("localv4.kernels_are_cached", lambda: False)
-    assert "compiling" in command("run", "x").err
+    assert "compiling for this CPU, once;" in command("run", "x").err
+    monkeypatch.setattr("localv4.kernels._jit.cache_dir", None)
+    assert "compiling for this CPU;" in command("run", "x").err
+
+
+def test_what_the_library_logs_is_a_warning_of_the_command(engine, command):
+    engine.events = [lambda: logging.getLogger("localv4.some.part").warning("mind %s", "this")]
+    assert command("run", "x").err == "localv4: mind this\n"
+    assert command("run", "x", "-q").err == ""
+    assert logging.getLogger("localv4").handlers == []
+
+
+def test_a_full_disk_names_the_cache_unless_it_is_another_file(engine, command):
+    engine.events = [OSError(28, "No space left on device")]
+    assert "LOCALV4_CACHE_DIR" in command("run", "x").err
+    engine.events = [OSError(28, "No space left on device", "/some/file")]
+    assert "localv4: /some/file: No space" in command("run", "x").err
 
 
 @pytest.mark.parametrize(
@@ -198,6 +222,8 @@ def test_a_terminal_is_not_read_beside_an_argument(engine, command):
         (["run", "a", "--threads", "0"], b"", "--threads"),
         (["run", "a", "--timeout", "nan"], b"", "--timeout"),
         (["run", "a", "--timeout", "-1"], b"", "--timeout"),
+        (["run", "a", "--timeout", "inf"], b"", "leave it out"),
+        (["run", "a", "-m", ""], b"", "the name of the model is empty"),
         (["frobnicate"], b"", "no such command"),
         (["--frobnicate"], b"", "no such option"),
     ],
@@ -249,7 +275,7 @@ def test_two_vs_show_the_traceback(engine, command):
 
 
 def test_a_missing_model_is_code_3(command):
-    for name in ("./no/such", "deepseek-ai/DeepSeek-V4-Flash", __file__):
+    for name in ("./no/such", "deepseek-ai/DeepSeek-V4-Flash", __file__, "a\nb", "x" * 9999):
         result = command("run", "x", "-m", name)
         assert (result.code, result.out) == (3, "")
         assert result.err.count("\n") == 1

@@ -130,7 +130,8 @@ def test_a_full_disk(start):
     with Path("/dev/full").open("wb") as full:
         code, _, err = finish(start("config", stdout=full))
     assert code == 4
-    assert err == "localv4: No space left on device; free some space and try again\n"
+    what = "standard output: No space left on device; free some space and try again"
+    assert err == f"localv4: {what}\n"
 
 
 def test_closed_standard_streams():

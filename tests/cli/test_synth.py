@@ -40,6 +40,7 @@ def test_the_seed_decides_the_bytes(command, tmp_path):
         (["--size", "hidden_size"], "write hidden_size=256"),
         (["--size", "hidden_size=-1"], "write hidden_size=256"),
         (["--size", "hidden_size=100"], "multiple of 128"),
+        (["--size", "hidden_size=65536"], "2.00 GiB"),
         (["--compress-ratios", "a"], "0,4,128"),
         (["--compress-ratios", "3"], "3"),
         (["--compress-ratios", ""], "0,4,128"),
@@ -60,3 +61,9 @@ def test_an_occupied_folder_is_left_alone(command, tmp_path):
     (tmp_path / "mine").write_text("mine")
     assert command("synth", str(tmp_path)).code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_the_hint_can_be_typed_as_it_is(command, tmp_path):
+    folder = tmp_path / "two words"
+    result = command("synth", str(folder), "--compress-ratios", "0")
+    assert f"localv4 run -m '{folder}' Hello" in result.err
