@@ -1,4 +1,4 @@
-"""Time a few layers of Flash's real widths, in memory: ``python benchmarks/full_width.py``.
+"""Time a few layers of Flash's real widths, in memory: ``python -m benchmarks.full_width``.
 
 Makes a checkpoint with three layers (sliding, CSA, HCA) and 8 routed experts in a temporary
 folder (1 GB), and prints prefill and decode speed for several thread counts.
