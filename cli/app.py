@@ -1,7 +1,7 @@
 """The command ``localv4``: finds the subcommand, and turns whatever ends it into an exit code.
 
-No subcommand's module imports numpy or numba before it runs, and ``--version`` not even typer:
-both answer in a fraction of a second.
+No subcommand's module imports numpy or numba before it runs, and neither ``--version`` nor the
+list of commands imports typer, whose own would take twice as long: both answer at once.
 """
 
 import contextlib
@@ -15,20 +15,31 @@ from localv4.cli.output import Invocation, Output, OutputClosed, flush, silence,
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["command_table", "main", "run_command"]
+__all__ = ["COMMANDS", "command_table", "main", "run_command"]
 
 # Each is a function of that name in the module of that name.
-_COMMANDS = ("chat", "run", "show", "synth", "tokenize", "config")
+COMMANDS = {
+    "chat": "talk to the model",
+    "run": "print one answer, for a person or a script",
+    "show": "show what a checkpoint is: its config, tensors and sizes",
+    "synth": "make a tiny checkpoint with random weights",
+    "tokenize": "print the token ids of a text",
+    "config": "print every setting with its source",
+}
 
 _HELP = """Run DeepSeek-V4 on this machine's CPU.
 
-\b
-localv4 chat                     talk to the model
-localv4 run "Why is the sky blue?"  one answer, for a person or a script
-git diff | localv4 run "Review this"
-localv4 COMMAND --help           every flag of a command
+Usage: localv4 COMMAND [OPTIONS] ...
 
-Settings come from flags, then LOCALV4_* variables, then config.toml (see `localv4 config`).
+  localv4                             chat, in a terminal
+  localv4 run "Why is the sky blue?"  one answer
+  git diff | localv4 run "Review this"
+
+Commands:
+{commands}
+
+localv4 COMMAND --help lists every flag of a command, localv4 --version tells the version.
+Settings come from flags, then LOCALV4_* variables, then config.toml (see localv4 config).
 """
 
 
@@ -78,18 +89,25 @@ def _version() -> int:
 def _dispatch(arguments: list[str], invocation: Invocation) -> int:
     if arguments in (["--version"], ["-V"]):
         return _version()
+    if arguments in (["--help"], ["-h"]):
+        Output().answer(_help())
+        return 0
     if arguments:
         return _call(arguments, invocation)
     if _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
         return _call(["chat"], invocation)
-    with contextlib.redirect_stdout(sys.stderr):
-        _call(["--help"], invocation)
+    Output().note(_help().rstrip())
     return 2
+
+
+def _help() -> str:
+    rows = (f"  {name:<9} {sentence}" for name, sentence in COMMANDS.items())
+    return _HELP.format(commands="\n".join(rows))
 
 
 def _call(arguments: list[str], invocation: Invocation) -> int:
     """Run one command by itself: the table of all would import 0.2 s more for its own flags."""
-    only = arguments[0] if arguments[0] in _COMMANDS else None
+    only = arguments[0] if arguments[0] in COMMANDS else None
     table = command_table(only)
     name = f"localv4 {arguments.pop(0)}" if only else "localv4"
     result = table(arguments, prog_name=name, standalone_mode=False, obj=invocation)
@@ -111,8 +129,8 @@ def command_table(only: str | None = None) -> "typer.Typer":
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     if only is None:
-        table.callback(help=_HELP)(_top)
-    for name in _COMMANDS if only is None else [only]:
+        table.callback()(_top)
+    for name in COMMANDS if only is None else [only]:
         module = importlib.import_module(f"localv4.cli.{name}")
         table.command(name)(getattr(module, name))
     return table
