@@ -40,13 +40,6 @@ class Emitter:
         """Return a vector constant with one value in every lane."""
         return self.constant(element, [value] * lanes)
 
-    def splat(self, value: Any, lanes: int = LANES) -> Any:
-        """Copy a scalar into every lane."""
-        kind = vector(value.type, lanes)
-        undefined = ir.Constant(kind, ir.Undefined)
-        first = self.builder.insert_element(undefined, value, ir.Constant(I32, 0))
-        return self.builder.shuffle_vector(first, undefined, self.constant(I32, [0] * lanes))
-
     def shuffle(self, first: Any, second: Any, lanes: Iterable[int]) -> Any:
         """Pick lanes of the concatenation of two vectors."""
         return self.builder.shuffle_vector(first, second, self.constant(I32, list(lanes)))
