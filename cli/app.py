@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "command_table", "main", "run_command"]
 
-# Each is a function of that name in the module of that name.
+# Each is a function of that name, or a table of further commands, in the module of that name.
 COMMANDS = {
     "chat": "talk to the model",
     "run": "print one answer, for a person or a script",
+    "bench": "measure kernels, decode and prefill against this machine's limits",
     "show": "show what a checkpoint is: its config, tensors and sizes",
     "synth": "make a tiny checkpoint with random weights",
     "tokenize": "print the token ids of a text",
@@ -122,17 +123,19 @@ def command_table(only: str | None = None) -> "typer.Typer":
     """Build the table of subcommands, or one subcommand by itself."""
     import typer
 
-    # Without rich: its help would cost another 0.1 s.
-    table = typer.Typer(
-        rich_markup_mode=None,
-        add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    )
+    from localv4.cli.options import new_table
+
+    table = new_table()
     if only is None:
         table.callback()(_top)
     for name in COMMANDS if only is None else [only]:
-        module = importlib.import_module(f"localv4.cli.{name}")
-        table.command(name)(getattr(module, name))
+        entry = getattr(importlib.import_module(f"localv4.cli.{name}"), name)
+        if not isinstance(entry, typer.Typer):
+            table.command(name)(entry)
+        elif only is None:
+            table.add_typer(entry, name=name)
+        else:
+            return entry
     return table
 
 

@@ -34,11 +34,10 @@ def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
     """
     folder = resolve(settings.model, say=output.warning)
     # Imported first: it warns where compiled kernels can't be kept.
+    from localv4.kernels import tiers
     from localv4.kernels._jit import cache_dir
 
-    if not localv4.kernels_are_cached():
-        once = "" if cache_dir is None else ", once"
-        output.warning(f"compiling for this CPU{once}; it takes about a minute")
+    compiled = localv4.kernels_are_cached()
     try:
         with localv4.load(
             folder,
@@ -50,7 +49,13 @@ def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
             if engine.tokenizer is None:
                 raise no_tokenizer(folder)
             plan = ", ".join(f"{name} {format_bytes(n)}" for name, n in asdict(engine.plan).items())
-            output.note(f"model {folder}, {engine.profile} profile\nplan: {plan}", level=1)
+            output.note(
+                f"model {folder}, {engine.profile} profile\nplan: {plan}\n"
+                f"tier {tiers.active()}, threads {engine.threads}",
+                level=1,
+            )
+            if not compiled:
+                _compile(settings, output, kept=cache_dir is not None)
             yield engine
     except OSError as error:
         # The compiler's cache names no file when it finds no room.
@@ -60,6 +65,15 @@ def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
             f"there is no room for compiled kernels in {settings.cache_dir}; free some space, or "
             "let LOCALV4_CACHE_DIR name another folder"
         ) from None
+
+
+def _compile(settings: Settings, output: Output, kept: bool) -> None:
+    """Compile the kernels before they are needed, with a line that shows how far it is."""
+    if not kept or settings.numerics != "trained":
+        output.warning("compiling for this CPU; it takes about a minute")
+        return
+    output.warning("compiling for this CPU, once; it takes about half a minute")
+    localv4.warm_up(lambda begun, count: output.progress(f"compiling: {begun} of {count}"))
 
 
 def no_tokenizer(folder: Path | str) -> ModelNotFound:

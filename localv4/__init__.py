@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from localv4.generate import Event
     from localv4.kernels._jit import kernels_are_cached
+    from localv4.kernels.warm import warm_up
     from localv4.sampling import SamplingParams
     from localv4.session import Session, Snapshot
 
@@ -54,6 +55,7 @@ __all__ = [
     "kernels_are_cached",
     "load",
     "quant",
+    "warm_up",
 ]
 
 _HOMES = {
@@ -65,6 +67,7 @@ _HOMES = {
     "Session": "session",
     "Snapshot": "session",
     "load": "engine",
+    "warm_up": "kernels.warm",
 }
 _MODULES = ("encoding", "quant")
 

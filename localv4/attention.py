@@ -1,27 +1,35 @@
 """Attention of one layer over a chunk: window, compressed entries, grouped output.
 
-Follows forward.md section 4.  Knows nothing of mHC, experts or other layers.
+Everything is recorded once for a number of tokens; what changes with the step is the position,
+which kernels read, and the cache's memory.  Follows forward.md section 4.  Knows nothing of
+mHC, experts or other layers.
 """
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from localv4.compressor import compress_chunk
+from localv4.compressor import CompressorPass
 from localv4.config import ModelConfig
-from localv4.indexer import choose_entries
-from localv4.kernels.attention import attend
-from localv4.kernels.kv_rows import decode_entries, encode_entries
-from localv4.kernels.matmul import Lanes, arrange, matmul
-from localv4.kernels.norm import head_norm, rms_norm
-from localv4.kernels.rope import rotate
-from localv4.kv_cache import LayerCache
+from localv4.indexer import IndexerPass
+from localv4.kernels.attention import COMPRESSED, RING, attend_scratch_shapes, record_attend
+from localv4.kernels.entries import ENTRY_ROWS, record_entries, record_remember
+from localv4.kernels.entries import RING as REMEMBERED_RING
+from localv4.kernels.kv_rows import decode_entry
+from localv4.kernels.launch import Program, Task
+from localv4.kernels.matmul import Lanes, Matrix, arrange, multiply
+from localv4.kernels.norm import record_rms_norm
+from localv4.kernels.tiles import TILE
+from localv4.kv_cache import LayerCache, entry_bytes
 from localv4.step import Step
 from localv4.weights import AttentionWeights
+from localv4.workspace import Workspace
 
-__all__ = ["Attention"]
+__all__ = ["Attention", "AttentionPass"]
 
 F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
+U8 = NDArray[np.uint8]
 
 
 class Attention:
@@ -43,114 +51,274 @@ class Attention:
         self.weights = weights
         self.ratio = {"sliding": 0, "csa": 4, "hca": 128}[config.layer_kind(layer)]
 
-    def forward(self, x: F32, cache: LayerCache, step: Step) -> F32:
-        """Attend from every token of a chunk and remember the chunk in the cache.
+    def record(self, program: Program, x: F32, out: F32, workspace: Workspace) -> "AttentionPass":
+        """Record attending from every token of a chunk.
 
         Parameters
         ----------
+        program
+            Gets the phases.
         x
             float32 [n_tokens, d], the normalised input of the sublayer.
-        cache
-            The layer's state after the tokens before the chunk; updated.
-        step
-            The chunk.
+        out
+            Written: float32 [n_tokens, d].
+        workspace
+            For the chunk's number of tokens.
 
         Returns
         -------
-        float32 [n_tokens, d].
+        What prepares every run of the program.
         """
-        config, weights = self.config, self.weights
-        quantised = arrange(x, weights.wq_a.lanes, step.trained)
-        latent = matmul(quantised, weights.wq_a, rounds=step.trained)
-        latent = rms_norm(latent, weights.q_norm, config.rms_norm_eps, step.trained)
-        latent_lanes = arrange(latent, weights.wq_b.lanes, step.trained)
-        table = step.rope.table(step.positions, self.ratio)
-        queries = self._queries(latent_lanes, table, step)
-        window = self._window(quantised, table, cache, step)
-        chosen, n_chosen = self._compressed(x, latent_lanes, cache, step)
-        out = np.empty_like(queries)
-        attend(
-            queries,
-            window,
-            cache.window if cache.compressed is None else cache.compressed.used,
-            chosen,
-            n_chosen,
-            weights.attn_sink,
-            step.position,
-            config.qk_rope_head_dim,
-            np.float32(config.head_dim**-0.5),
-            step.trained,
-            1 if step.n_tokens >= 8 else min(8, config.num_attention_heads),
-            out,
-        )
-        rotate(out, table, step.trained, inverse=True)
-        return self._output(out, step)
+        return AttentionPass(self, program, x, out, workspace)
 
-    def _queries(self, latent: Lanes, table: F32, step: Step) -> F32:
-        """Return normalised, rotated queries [n_tokens, n_heads, head_dim]."""
-        config = self.config
-        queries = matmul(latent, self.weights.wq_b, rounds=step.trained)
-        head_norm(queries.reshape(-1, config.head_dim), config.rms_norm_eps, step.trained)
-        queries = queries.reshape(step.n_tokens, config.num_attention_heads, config.head_dim)
-        rotate(queries, table, step.trained)
-        return queries
 
-    def _window(self, x: Lanes, table: F32, cache: LayerCache, step: Step) -> F32:
-        """Make the chunk's KV entries; return them behind those of the window before it.
+class AttentionPass:
+    """Attention of one layer over chunks of one size; made by `Attention.record`."""
 
-        The entries pass through their packed form, so a chunk reads the same values from
-        itself as a later chunk reads from the cache.
+    def __init__(
+        self, attention: Attention, program: Program, x: F32, out: F32, workspace: Workspace
+    ) -> None:
+        config, weights = attention.config, attention.weights
+        self._attention = attention
+        self._config = config
+        self._weights = weights
+        self._program = program
+        self._workspace = workspace
+        self._place = workspace.i64("position", 1)
+        self._fresh = self._u8("window rows", workspace.n_tokens)
+        n_tokens, pairs = workspace.n_tokens, config.qk_rope_head_dim // 2
+        self._tables = workspace.f32("rope tables", n_tokens, 2, pairs)
+        self._compressor: CompressorPass | None = None
+        self._indexer: IndexerPass | None = None
+        if weights.compressor is not None:
+            self._compressor = CompressorPass("entries", weights.compressor, workspace)
+        if weights.indexer is not None:
+            layer = attention.layer
+            self._indexer = IndexerPass(config, layer, weights.indexer, workspace, self._place)
+        self._entries: Task | None = None
+        self._attend: Task
+        self._remember: Task
+        self._cache: LayerCache | None = None
+        self._rows: U8 | None = None
+        self._record(x, out)
+
+    def prepare(self, cache: LayerCache, step: Step) -> None:
+        """Make room for the chunk in the cache and let the next run use it.
+
+        Parameters
+        ----------
+        cache
+            The layer's state after the tokens before the chunk; the run updates it.
+        step
+            The chunk.
         """
-        config, weights = self.config, self.weights
-        entries = matmul(x, weights.wkv, rounds=step.trained)
-        entries = rms_norm(entries, weights.kv_norm, config.rms_norm_eps, step.trained)
-        rotate(entries[:, None, :], table, step.trained)
-        ring = cache.window
-        size = len(ring)
-        rows = np.empty((size - 1 + step.n_tokens, ring.shape[1]), np.uint8)
-        rows[: size - 1] = ring[np.arange(step.position - size + 1, step.position) % size]
-        encode_entries(entries, config.qk_rope_head_dim, step.trained, rows[size - 1 :])
-        window = np.empty((len(rows), config.head_dim), np.float32)
-        decode_entries(rows, config.qk_rope_head_dim, step.trained, window)
-        step.note("window_kv", self.layer, window[size - 1 :])
-        kept = min(step.n_tokens, size)
-        ring[np.arange(step.end - kept, step.end) % size] = rows[len(rows) - kept :]
-        return window
+        self._place[0] = step.position
+        ratio = cache.ratio
+        if ratio:
+            assert cache.compressed is not None
+            completed = step.end // ratio - step.position // ratio
+            if completed:
+                cache.compressed.extend(completed)
+                if cache.keys is not None:
+                    cache.keys.extend(completed)
+            if cache is not self._cache or cache.compressed.memory is not self._rows:
+                self._use(cache)
+            if self._indexer is not None:
+                assert cache.keys is not None
+                self._indexer.make_room(len(cache.keys.memory))
+        elif cache is not self._cache:
+            self._use(cache)
 
-    def _compressed(self, x: F32, latent: Lanes, cache: LayerCache, step: Step) -> tuple[I32, I32]:
-        """Append compressed entries; return those each token attends to and how many."""
-        if cache.compressed is None or self.weights.compressor is None:
-            return np.empty((step.n_tokens, 0), np.int32), np.zeros(step.n_tokens, np.int32)
+    def finish(self, cache: LayerCache, step: Step) -> None:
+        """Show the observer, if there is one, what the run left behind."""
+        if step.observe is None:
+            return
+        layer = self._attention.layer
+        step.note("window_kv", layer, self._unpacked(self._fresh))
+        if cache.compressed is not None:
+            first, last = step.position // cache.ratio, step.end // cache.ratio
+            rows = cache.compressed.used[first:last]
+            step.note("compressed_kv", layer, self._unpacked(rows))
+        if self._indexer is not None:
+            self._indexer.note(cache, step)
+
+    def _use(self, cache: LayerCache) -> None:
+        """Let all tasks read and write this cache, whose memory may have moved."""
+        self._cache = cache
+        self._attend.put(RING, cache.window)
+        self._remember.put(REMEMBERED_RING, cache.window)
+        if cache.compressed is None:
+            return
+        assert self._compressor is not None
+        assert self._entries is not None
         assert cache.compressor is not None
-        config = self.config
-        lanes = arrange(x, "bf16", quantised=False)
-        entries = compress_chunk(
-            lanes, self.weights.compressor, cache.compressor, step, config.rms_norm_eps
-        )
-        rows = cache.compressed.extend(len(entries))
-        encode_entries(entries, config.qk_rope_head_dim, step.trained, rows)
-        if step.observe:
-            decode_entries(rows, config.qk_rope_head_dim, step.trained, entries)
-            step.note("compressed_kv", self.layer, entries)
-        if self.weights.indexer is None:
-            visible = (step.positions + 1) // self.ratio
-            return np.empty((step.n_tokens, 0), np.int32), visible.astype(np.int32)
-        chosen = choose_entries(
-            lanes, latent, self.weights.indexer, cache, step, config, self.layer
-        )
-        return chosen, np.count_nonzero(chosen >= 0, axis=1).astype(np.int32)
+        self._rows = cache.compressed.memory
+        self._attend.put(COMPRESSED, self._rows)
+        self._entries.put(ENTRY_ROWS, self._rows)
+        self._compressor.use(cache.compressor)
+        if self._indexer is not None:
+            self._indexer.use(cache)
 
-    def _output(self, heads: F32, step: Step) -> F32:
-        """Project the heads' results: a low-rank map for each group of heads, then wo_b."""
-        config, groups = self.config, self.weights.wo_a
-        grouped = heads.reshape(step.n_tokens * len(groups), -1)
-        lanes = arrange(grouped, groups[0].lanes, quantised=False)
-        by_group = lanes.values.reshape(step.n_tokens, len(groups), -1)
-        rank = config.o_lora_rank
-        joined = np.empty((step.n_tokens, len(groups) * rank), np.float32)
-        for group, matrix in enumerate(groups):
-            part = Lanes(lanes.order, lanes.n_columns, by_group[:, group])
+    def _unpacked(self, rows: U8) -> F32:
+        config = self._config
+        values = np.empty((len(rows), config.head_dim), np.float32)
+        for row, entry in zip(rows, values, strict=True):
+            decode_entry(row, config.qk_rope_head_dim, int(self._workspace.trained), entry)
+        return values
+
+    def _u8(self, name: str, n_rows: int) -> U8:
+        """Return a buffer of packed entries."""
+        return self._workspace.u8(name, n_rows, entry_bytes(self._config, self._workspace.trained))
+
+    def _arranged(self, name: str, x: F32, matrices: list[tuple[Matrix, bool]]) -> list[Lanes]:
+        """Record arranging x for matrices, once for those that want the same; return lanes.
+
+        A matrix comes with whether its activations are quantised.
+        """
+        workspace = self._workspace
+        made: dict[tuple[str, bool], Lanes] = {}
+        for matrix, quantised in matrices:
+            key = matrix.lanes, quantised
+            if key not in made:
+                made[key] = workspace.lanes(name, *key, x.shape[1], len(x))
+                arrange(self._program, x, made[key])
+        return [made[matrix.lanes, quantised] for matrix, quantised in matrices]
+
+    def _record(self, x: F32, out: F32) -> None:
+        config, weights, workspace = self._config, self._weights, self._workspace
+        program, trained, n_tokens = self._program, workspace.trained, workspace.n_tokens
+        latent = workspace.f32("latent", n_tokens, config.q_lora_rank)
+        window = workspace.f32("window values", n_tokens, config.head_dim)
+        self._record_inputs(x, latent, window)
+
+        program.phase("other")
+        record_rms_norm(program, latent, weights.q_norm, config.rms_norm_eps, trained, latent)
+        # the chunk's own entries, and the cosines and sines that its queries will need
+        self._record_entries(window, weights.kv_norm, 1, False, self._tables, self._fresh)
+        if self._compressor is not None:
+            self._compressor.record_compress(program, self._place)
+        if self._indexer is not None:
+            self._indexer.record_compress(program)
+
+        program.phase("other")
+        matrices = [(weights.wq_b, trained)]
+        if weights.indexer is not None:
+            matrices.append((weights.indexer.wq_b, trained))
+        lanes = self._arranged("latent", latent, matrices)
+        if self._compressor is not None:
+            tables = workspace.f32("entry tables", n_tokens, 2, self._tables.shape[2])
+            values, norm = self._compressor.values, self._compressor.weights.norm
+            self._entries = self._record_entries(
+                values, norm, self._attention.ratio, True, tables, self._u8("no rows", 0)
+            )
+        if self._indexer is not None:
+            self._indexer.record_keys(program)
+
+        program.phase("projections")
+        n_heads = config.num_attention_heads
+        queries = workspace.f32("queries", n_tokens, n_heads * config.head_dim)
+        multiply(program, lanes[0], weights.wq_b, queries, rounds=trained)
+        if self._indexer is not None:
+            self._indexer.record_queries(program, lanes[-1])
+            self._indexer.record_choice(program, self._tables)
+        self._record_attend(queries)
+        self._record_output(queries, out)
+
+    def _record_inputs(self, x: F32, latent: F32, window: F32) -> None:
+        """Record all projections of the sublayer's input."""
+        weights, program, trained = self._weights, self._program, self._workspace.trained
+        matrices = [(weights.wq_a, trained), (weights.wkv, trained)]
+        if weights.compressor is not None:
+            matrices.append((weights.compressor.wkv, False))
+        program.phase("other")
+        lanes = self._arranged("x", x, matrices)
+        program.phase("projections")
+        multiply(program, lanes[0], weights.wq_a, latent, rounds=trained)
+        multiply(program, lanes[1], weights.wkv, window, rounds=trained)
+        if self._compressor is not None:
+            self._compressor.record_projections(program, lanes[2])
+        if self._indexer is not None:
+            self._indexer.record_projections(program, lanes[2])
+
+    def _record_entries(
+        self, values: F32, norm: F32, ratio: int, append: bool, tables: F32, rows: U8
+    ) -> Task:
+        workspace = self._workspace
+        return record_entries(
+            self._program,
+            values,
+            norm,
+            self._config.rms_norm_eps,
+            self._place,
+            workspace.n_tokens,
+            ratio,
+            workspace.rope.frequencies(self._attention.ratio),
+            workspace.trained,
+            append,
+            tables,
+            rows,
+        )
+
+    def _record_attend(self, queries: F32) -> None:
+        """Record attention; its result takes the queries' place."""
+        config, workspace = self._config, self._workspace
+        n_tokens, n_heads = workspace.n_tokens, config.num_attention_heads
+        # every unit unpacks all entries for itself, so no more units than keep all threads busy
+        groups = max(1, min(-(-workspace.threads // n_tokens), n_heads // TILE))
+        shapes = attend_scratch_shapes(workspace.threads, n_heads, config.head_dim, groups)
+        inputs, blocks, shares, states = (
+            workspace.f32(f"attention {number}", *shape) for number, shape in enumerate(shapes)
+        )
+        self._program.phase("attention")
+        self._attend = record_attend(
+            self._program,
+            queries,
+            config.rms_norm_eps,
+            self._tables,
+            self._place,
+            self._attention.ratio,
+            self._u8("no rows", 0),
+            self._fresh,
+            self._u8("no rows", 0),
+            workspace.i32("all entries", n_tokens, 0)
+            if self._indexer is None
+            else self._indexer.chosen,
+            workspace.i32("chosen counts", n_tokens),
+            self._weights.attn_sink,
+            config.head_dim**-0.5,
+            workspace.trained,
+            groups,
+            (inputs, blocks, shares, states),
+            queries,
+        )
+
+    def _record_output(self, heads: F32, out: F32) -> None:
+        """Record the output: a low-rank map for each group of heads, then wo_b."""
+        config, workspace, program = self._config, self._workspace, self._program
+        groups, wo_b = self._weights.wo_a, self._weights.wo_b
+        n_tokens, rank, trained = workspace.n_tokens, config.o_lora_rank, workspace.trained
+        program.phase("other")
+        grouped = heads.reshape(n_tokens * len(groups), -1)
+        heads_lanes = workspace.lanes(
+            "heads", groups[0].lanes, False, grouped.shape[1], len(grouped)
+        )
+        lanes = replace(heads_lanes, blocks=None)  # each group's are packed by themselves
+        arrange(program, grouped, lanes)
+        self._remember = record_remember(
+            program, self._place, self._fresh, self._u8("window", config.sliding_window)
+        )
+        program.phase("other")
+        numbers = np.arange(len(grouped), dtype=np.int32)
+        parts = [
+            lanes.take(program, numbers[group :: len(groups)].copy())
+            for group in range(len(groups))
+        ]
+        program.phase("projections")
+        joined = workspace.f32("joined", n_tokens, len(groups) * rank)
+        for group, (part, matrix) in enumerate(zip(parts, groups, strict=True)):
             columns = slice(group * rank, (group + 1) * rank)
-            matmul(part, matrix, rounds=step.trained, out=joined[:, columns])
-        wo_b = self.weights.wo_b
-        return matmul(arrange(joined, wo_b.lanes, step.trained), wo_b, rounds=step.trained)
+            multiply(program, part, matrix, joined[:, columns], trained)
+        program.phase("other")
+        lanes = self._arranged("joined", joined, [(wo_b, trained)])[0]
+        program.phase("projections")
+        multiply(program, lanes, wo_b, out, rounds=trained)

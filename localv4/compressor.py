@@ -7,52 +7,71 @@ how entries are packed or chosen.  Follows forward.md section 5.
 import numpy as np
 from numpy.typing import NDArray
 
-from localv4.kernels.compressor import compress
-from localv4.kernels.matmul import Lanes, matmul
-from localv4.kernels.norm import rms_norm
-from localv4.kernels.rope import rotate
+from localv4.kernels.compressor import KV_STATE, SCORE_STATE, record_compress
+from localv4.kernels.launch import Program, Task
+from localv4.kernels.matmul import Lanes, multiply
 from localv4.kv_cache import CompressorState
-from localv4.quant import bf16
-from localv4.step import Step
 from localv4.weights import CompressorWeights
+from localv4.workspace import Workspace
 
-__all__ = ["compress_chunk"]
+__all__ = ["CompressorPass"]
 
 F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
 
 
-def compress_chunk(
-    x: Lanes, weights: CompressorWeights, state: CompressorState, step: Step, eps: float
-) -> F32:
-    """Feed a chunk to a compressor; return the entries it completes.
+class CompressorPass:
+    """One compressor over chunks of one size; its phases are recorded by its owner.
 
     Parameters
     ----------
-    x
-        The attention's input in BF16 lane order, [n_tokens, d].
-    weights, state
-        The compressor's; the state is updated in place.
-    step
-        The chunk.
-    eps
-        rms_norm_eps.
+    name
+        For its buffers: compressors of one layer run at the same time.
+    weights
+        Of the compressor.
+    workspace
+        For the chunk's number of tokens.
 
-    Returns
-    -------
-    float32 [n_entries, width], normalised and rotated to each entry's first token.
+    Attributes
+    ----------
+    values
+        float32 [n, width] with room for the entries of a chunk, as they leave the softmax.
     """
-    ratio, columns = weights.ape.shape
-    overlap = state.kv.shape[0] == 2 * ratio
-    width = columns // 2 if overlap else columns
-    first, last = step.position // ratio, step.end // ratio
-    values = np.empty((last - first, width), np.float32)
-    kv = matmul(x, weights.wkv, rounds=False)
-    score = matmul(x, weights.wgate, rounds=False)
-    compress(kv, score, weights.ape, step.position, overlap, state.kv, state.score, values)
-    # values leave the softmax in float32 and are rounded before the norm
-    if step.trained:
-        values = bf16.round(values)
-    entries = rms_norm(values, weights.norm, eps, step.trained)
-    table = step.rope.table(np.arange(first, last, dtype=np.int64) * ratio, ratio)
-    rotate(entries[:, None, :], table, step.trained)
-    return entries
+
+    def __init__(self, name: str, weights: CompressorWeights, workspace: Workspace) -> None:
+        self.weights = weights
+        ratio, columns = weights.ape.shape
+        n_tokens = workspace.n_tokens
+        self._overlap = ratio == 4
+        width = columns // 2 if self._overlap else columns
+        self._kv = workspace.f32(f"{name} kv", n_tokens, columns)
+        self._score = workspace.f32(f"{name} score", n_tokens, columns)
+        self.values = workspace.f32(f"{name} values", -(-n_tokens // ratio), width)
+        self._task: Task | None = None
+
+    def record_projections(self, program: Program, x: Lanes) -> None:
+        """Record the projections of the attention's input, in the order of the weights."""
+        multiply(program, x, self.weights.wkv, self._kv, rounds=False)
+        multiply(program, x, self.weights.wgate, self._score, rounds=False)
+
+    def record_compress(self, program: Program, place: I64) -> None:
+        """Record feeding the projections to the state; completed entries go to `values`."""
+        ratio = len(self.weights.ape)
+        state = CompressorState.empty(ratio, self.values.shape[1])
+        self._task = record_compress(
+            program,
+            self._kv,
+            self._score,
+            self.weights.ape,
+            place,
+            self._overlap,
+            state.kv,
+            state.score,
+            self.values,
+        )
+
+    def use(self, state: CompressorState) -> None:
+        """Let the next runs update this state."""
+        assert self._task is not None
+        self._task.put(KV_STATE, state.kv)
+        self._task.put(SCORE_STATE, state.score)

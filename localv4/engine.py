@@ -158,14 +158,14 @@ class Engine:
         self.tokenizer = Tokenizer.from_folder(checkpoint.path, self.config.vocab_size)
         self._trained = numerics == "trained"
         self._checkpoint: Checkpoint | None = checkpoint
-        self._model = Model(checkpoint)
+        self._model = Model(checkpoint, n_threads)
         self._mtp = MtpBlock(checkpoint, self._model) if draft == "mtp" else None
         self._forced = TeacherForced(self._model, self._trained)
         self._stats = Stats()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         chunk = min(CHUNK_TOKENS, self.config.max_position_embeddings)
         self.plan: MemoryPlan = make_plan(
-            checkpoint, budget, chunk, self._trained, self._mtp is not None
+            checkpoint, budget, chunk, n_threads, self._trained, self._mtp is not None
         )
 
     def __enter__(self) -> Self:

@@ -10,9 +10,16 @@ __all__ = ["ExpertStore"]
 
 
 class ExpertStore:
-    """Routed experts of a mapped checkpoint."""
+    """Routed experts of a mapped checkpoint.
+
+    Attributes
+    ----------
+    format
+        The matrices' format, "fp4" or "fp8", which is also the order of their lanes.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        self.format = checkpoint.expert_format
         self._checkpoint = checkpoint
         self._bound: dict[tuple[int, int], ExpertWeights] = {}
 

@@ -3,89 +3,154 @@
 Follows forward.md sections 3 and 8.  Knows nothing of what a sublayer does.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from localv4.config import ModelConfig
-from localv4.kernels.hyper_connections import combine, head_combine, spread
-from localv4.kernels.matmul import arrange, matmul
+from localv4.kernels.hyper_connections import combine, head_combine, inverse_rms, spread
+from localv4.kernels.launch import Program
+from localv4.kernels.matmul import Lanes, arrange, multiply
 from localv4.weights import HyperWeights
+from localv4.workspace import Workspace
 
-__all__ = ["around", "before_head"]
+__all__ = ["record_before_head", "record_combine", "record_spread"]
 
 F32 = NDArray[np.float32]
 
+_SLICE = 512  # columns of a unit when there are few tokens to share out
+_FEW_TOKENS = 32
+_SUPERBLOCK = 128  # columns to which lanes of float32 are padded
 
-def _mix(flat: F32, weights: HyperWeights) -> F32:
-    """Multiply the flattened copies with fn: float32 [n_tokens, M]."""
-    return matmul(arrange(flat, weights.fn.lanes, quantised=False), weights.fn, rounds=False)
+
+def _record_mix(
+    program: Program, hidden: F32, weights: HyperWeights, eps: float, workspace: Workspace
+) -> tuple[F32, F32]:
+    """Record the copies times fn, and their inverse root mean square; return where both will be."""
+    n_tokens, n_columns = hidden.shape
+    order = weights.fn.lanes
+    if order == "f32" and n_columns % _SUPERBLOCK == 0:  # their lanes are the columns as they lie
+        lanes = Lanes(order, "f32", n_columns, hidden.view(np.uint8))
+    else:
+        lanes = workspace.lanes("hidden", order, False, n_columns)
+        program.phase("mhc")
+        arrange(program, hidden, lanes)
+    factors = workspace.f32("factors", n_tokens)
+    mix = workspace.f32("mix", n_tokens, weights.fn.n_rows)
+    program.phase("mhc")
+    program.add(inverse_rms, n_tokens, hidden, eps, factors)
+    multiply(program, lanes, weights.fn, mix, rounds=False)
+    return mix, factors
 
 
-def around(
+def _weight_buffers(config: ModelConfig, workspace: Workspace) -> tuple[F32, F32]:
+    """Return what `combine` leaves for `spread`: post and residual."""
+    n = config.hc_mult
+    post = workspace.f32("post", workspace.n_tokens, n)
+    return post, workspace.f32("residual", workspace.n_tokens, n * n)
+
+
+def record_combine(
+    program: Program,
     hidden: F32,
     weights: HyperWeights,
+    norm: F32,
     config: ModelConfig,
-    trained: bool,
-    sublayer: Callable[[F32], F32],
-) -> F32:
-    """Apply a sublayer between the copies' combination and the spreading of its result.
+    workspace: Workspace,
+    x: F32,
+) -> None:
+    """Record what comes before a sublayer: the copies' combination and the norm.
 
     Parameters
     ----------
     hidden
-        float32 [n_tokens, hc_mult, d].
-    weights
-        hc_attn or hc_ffn of the block.
-    config, trained
-        The model; whether states are rounded to BF16.
-    sublayer
-        Maps float32 [n_tokens, d] to the same shape; includes its norm.
-
-    Returns
-    -------
-    float32 [n_tokens, hc_mult, d].
+        float32 [n_tokens, hc_mult * d].
+    weights, norm
+        hc_attn or hc_ffn of the block, and the weight of the norm.
+    config, workspace
+        The model; buffers.
+    x
+        Written: float32 [n_tokens, d], the sublayer's input.
     """
-    n_tokens, n, size = hidden.shape
-    x = np.empty((n_tokens, size), np.float32)
-    post = np.empty((n_tokens, n), np.float32)
-    residual = np.empty((n_tokens, n, n), np.float32)
-    flat = hidden.reshape(n_tokens, n * size)
-    combine(
+    mix, factors = _record_mix(program, hidden, weights, config.rms_norm_eps, workspace)
+    program.phase("mhc")
+    program.add(
+        combine,
+        workspace.n_tokens,
         hidden,
-        flat,
-        _mix(flat, weights),
+        factors,
+        mix,
         weights.base,
         weights.scale,
-        np.float32(config.rms_norm_eps),
-        np.float32(config.hc_eps),
+        norm,
+        config.rms_norm_eps,
+        config.hc_eps,
         config.hc_sinkhorn_iters,
-        trained,
+        int(workspace.trained),
         x,
-        np.empty((n_tokens, n), np.float32),
+        workspace.f32("pre", workspace.n_tokens, config.hc_mult),
+        *_weight_buffers(config, workspace),
+    )
+
+
+def record_spread(
+    program: Program, hidden: F32, update: F32, config: ModelConfig, workspace: Workspace, out: F32
+) -> None:
+    """Record what comes after a sublayer; no other combination may lie in between.
+
+    Parameters
+    ----------
+    hidden
+        float32 [n_tokens, hc_mult * d], as given to `record_combine`.
+    update
+        float32 [n_tokens, d], the sublayer's output.
+    config, workspace
+        As given to `record_combine`.
+    out
+        Written: the shape of hidden, other memory.
+    """
+    n_tokens, size = update.shape
+    slice_size = size if n_tokens >= _FEW_TOKENS else _SLICE
+    n_slices = -(-size // slice_size)
+    post, residual = _weight_buffers(config, workspace)
+    program.phase("mhc")
+    program.add(
+        spread,
+        n_tokens * n_slices,
+        hidden,
+        update,
         post,
         residual,
+        int(workspace.trained),
+        n_slices,
+        slice_size,
+        out,
     )
-    out = np.empty_like(hidden)
-    spread(hidden, sublayer(x), post, residual, trained, out)
-    return out
 
 
-def before_head(hidden: F32, weights: HyperWeights, config: ModelConfig, trained: bool) -> F32:
-    """Combine the copies into the head's input, float32 [n_tokens, d]."""
-    x = np.empty((hidden.shape[0], hidden.shape[2]), np.float32)
-    flat = hidden.reshape(len(hidden), -1)
-    head_combine(
+def record_before_head(
+    program: Program,
+    hidden: F32,
+    weights: HyperWeights,
+    norm: F32,
+    config: ModelConfig,
+    workspace: Workspace,
+    x: F32,
+) -> None:
+    """Record the copies' combination into the head's normalised input x, float32 [n_tokens, d]."""
+    mix, factors = _record_mix(program, hidden, weights, config.rms_norm_eps, workspace)
+    program.phase("mhc")
+    program.add(
+        head_combine,
+        workspace.n_tokens,
         hidden,
-        flat,
-        _mix(flat, weights),
+        factors,
+        mix,
         weights.base,
         weights.scale,
-        np.float32(config.rms_norm_eps),
-        np.float32(config.hc_eps),
-        trained,
+        norm,
+        config.rms_norm_eps,
+        config.hc_eps,
+        int(workspace.trained),
         x,
-        np.empty(hidden.shape[:2], np.float32),
+        workspace.f32("pre", workspace.n_tokens, config.hc_mult),
     )
-    return x

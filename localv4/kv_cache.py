@@ -50,6 +50,11 @@ class Rows:
         """All rows, uint8 [n, row bytes]."""
         return self._memory[: self._count]
 
+    @property
+    def memory(self) -> U8:
+        """The rows and the room for more: the same array until it is too small."""
+        return self._memory
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return self._count

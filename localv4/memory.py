@@ -16,9 +16,10 @@ from localv4.config import ModelConfig
 from localv4.errors import OutOfBudget
 from localv4.inventory import take_inventory
 from localv4.kv_cache import entry_bytes, key_bytes
+from localv4.moe import GROUP_ROWS
 from localv4.sizes import format_bytes
 
-__all__ = ["MemoryPlan", "available_bytes", "kv_bytes", "make_plan"]
+__all__ = ["MemoryPlan", "available_bytes", "kv_bytes", "make_plan", "workspace_bytes"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class MemoryPlan:
     kv
         What is left for the KV state of all sessions.
     workspace
-        Intermediate results of the largest chunk.
+        Buffers of the largest chunk and of a single token.
     process
         Python, libraries and compiled kernels, as measured.
     total
@@ -80,20 +81,38 @@ def kv_bytes(config: ModelConfig, n_tokens: int, trained: bool, mtp: bool = Fals
     return total
 
 
-def workspace_bytes(config: ModelConfig, n_tokens: int) -> int:
-    """Return the bytes of intermediate results while a chunk passes: its largest moment.
+def workspace_bytes(config: ModelConfig, n_tokens: int, threads: int, mtp: bool = False) -> int:
+    """Return the most bytes of the buffers that a chunk passes through (`Workspace`).
 
-    Inside attention, three hidden states live beside the queries, the heads' results and
-    their rearranged copy; inside the experts, the hidden states beside inputs and outputs.
+    Arranged activations count as what they take in the kernels that want most; logits for all
+    tokens are apart, as the caller gets them.
     """
-    hidden = 3 * config.hc_mult * config.hidden_size
-    heads = 3 * config.num_attention_heads * config.head_dim
-    experts = 5 * config.hidden_size + 4 * config.moe_intermediate_size
-    return 4 * n_tokens * (hidden + max(heads + 2 * config.head_dim, experts))
+    size, inner = config.hidden_size, config.moe_intermediate_size
+    hidden = (3 if mtp else 2) * config.hc_mult * size
+    sublayers = 4 * size + 5 * size  # inputs and outputs; arranged in every format
+    heads = 2 * config.num_attention_heads * config.head_dim + 2 * config.q_lora_rank
+    heads += 2 * config.o_groups * config.o_lora_rank + 4 * config.qk_rope_head_dim
+    entries = 10 * config.head_dim
+    index = config.index_n_heads * (config.index_head_dim + 1) + 2 * config.index_topk
+    index += 5 * config.index_head_dim
+    routing = config.n_routed_experts + 4 * config.num_experts_per_tok
+    shared = 4 * inner + size
+    drafted = (config.hc_mult + 2) * size if mtp else 0
+    token = hidden + sublayers + heads + entries + index + routing + shared + drafted
+    rows = min(n_tokens * config.num_experts_per_tok, max(GROUP_ROWS, n_tokens))
+    routed = rows * (4 * inner + 2 * size)
+    attention = (2 * config.num_attention_heads + 80) * (config.head_dim + 128)
+    scoring = 2 * (config.index_n_heads + 64) * (config.index_head_dim + 64)
+    return 4 * (n_tokens * token + routed + threads * (attention + scoring))
 
 
 def make_plan(
-    checkpoint: Checkpoint, budget: int | None, chunk_tokens: int, trained: bool, mtp: bool
+    checkpoint: Checkpoint,
+    budget: int | None,
+    chunk_tokens: int,
+    threads: int,
+    trained: bool,
+    mtp: bool,
 ) -> MemoryPlan:
     """Divide a budget.
 
@@ -105,6 +124,8 @@ def make_plan(
         Bytes; None takes what is available now.
     chunk_tokens
         Tokens of the largest chunk.
+    threads
+        Compute threads, each with scratch of its own.
     trained, mtp
         Numerics of the KV state, and whether the MTP block keeps some as well.
 
@@ -118,7 +139,8 @@ def make_plan(
     # mapped pages of files count as shared where the system tells them apart
     process = memory.rss - getattr(memory, "shared", 0)
     limit = available_bytes() + process if budget is None else budget
-    workspace = workspace_bytes(config, chunk_tokens)
+    # the buffers of one token stay beside those of a chunk
+    workspace = sum(workspace_bytes(config, n, threads, mtp) for n in (1, chunk_tokens))
     room = limit - workspace - process
     needed = kv_bytes(config, chunk_tokens, trained, mtp)
     if room < needed:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.config import ModelConfig, RopeScaling
-from localv4.kernels.rope import rope_table
 
 __all__ = ["Rope", "frequencies"]
 
@@ -59,13 +58,13 @@ def frequencies(base: float, dim: int, scaling: RopeScaling | None) -> F32:
 
 
 class Rope:
-    """The model's two tables: plain layers, and layers that compress (with YaRN)."""
+    """The model's two sets of frequencies: plain layers, and layers that compress (with YaRN)."""
 
     def __init__(self, config: ModelConfig) -> None:
         dim = config.qk_rope_head_dim
         self._plain = frequencies(config.rope_theta, dim, None)
         self._compressed = frequencies(config.compress_rope_theta, dim, config.rope_scaling)
 
-    def table(self, positions: NDArray[np.int64], ratio: int) -> F32:
-        """Return cosines and sines for a layer of this ratio: [n_positions, 2, dim / 2]."""
-        return rope_table(positions, self._compressed if ratio else self._plain)
+    def frequencies(self, ratio: int) -> F32:
+        """Return the angle per position of every column pair in a layer of this ratio."""
+        return self._compressed if ratio else self._plain

@@ -18,7 +18,6 @@ from localv4.errors import ContextOverflow, InvalidInput, LocalV4Error
 from localv4.kv_cache import KVCache
 from localv4.model import Model
 from localv4.mtp import MtpBlock
-from localv4.rope import Rope
 from localv4.stats import Stats
 from localv4.step import Observer, Step
 
@@ -79,11 +78,11 @@ class Session:
         self._computing = computing
         self._admit = admit
         self._stats = stats
-        self._rope = Rope(model.config)
         self._cache = KVCache.empty(model.config, trained, mtp is not None)
         self._ids: list[int] = []
         self._last_hidden: F32 | None = None
         self._torn = False
+        self._admitted = 0
 
     @property
     def position(self) -> int:
@@ -138,18 +137,17 @@ class Session:
         self._check_observer(observe)
         tokens = self._checked(ids)
         started = time.perf_counter()
-        rows = []
+        every = self._rows(tokens.size if logits == "all" else 1)
         for first in range(0, tokens.size, CHUNK_TOKENS):
             chunk = tokens[first : first + CHUNK_TOKENS]
+            if logits == "all":
+                rows = every[first : first + chunk.size]
+            else:
+                rows = every[int(first + chunk.size < tokens.size) :]
             with self._stepping(chunk.size):
-                hidden = self._feed(chunk, observe)
-                if logits == "all":
-                    rows.append(self._model.head.logits(hidden, self._trained))
-                elif first + chunk.size == tokens.size:
-                    rows.append(self._model.head.logits(hidden[-1:], self._trained))
+                self._feed(chunk, observe, rows)
         self._stats.prefill_tokens += tokens.size
         self._stats.prefill_s += time.perf_counter() - started
-        every = np.concatenate(rows)
         return every if logits == "all" else np.asarray(every[0])
 
     def decode(self, token_id: int, observe: Observer | None = None) -> F32:
@@ -163,8 +161,9 @@ class Session:
         self._check_observer(observe)
         tokens = self._checked([token_id])
         started = time.perf_counter()
+        logits = self._rows(1)
         with self._stepping(1):
-            logits = self._model.head.logits(self._feed(tokens, observe), self._trained)
+            self._feed(tokens, observe, logits)
         self._stats.decode_tokens += 1
         self._stats.decode_s += time.perf_counter() - started
         return np.asarray(logits[0])
@@ -190,10 +189,12 @@ class Session:
             raise InvalidInput("a draft follows a token; feed one with prefill first")
         ids = self._checked_ids([next_id])
         with self._computing():
-            step = Step(ids, self.position - 1, self._trained, self._rope)
+            step = Step(ids, self.position - 1, self._trained, self._model.rope)
             scratch = self._cache.layers[-1].copy()
+            logits = self._rows(1)
             hidden = self._mtp.forward(self._last_hidden, scratch, step)
-            return np.asarray(self._mtp.head.logits(hidden, self._trained)[0])
+            self._mtp.logits(hidden, self._trained, logits)
+            return np.asarray(logits[0])
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the state, to come back to with `restore`."""
@@ -222,6 +223,7 @@ class Session:
         self._ids = list(mark.ids)
         self._last_hidden = mark.last_hidden
         self._torn = False
+        self._admitted = 0
 
     def reset(self) -> None:
         """Forget all tokens."""
@@ -229,31 +231,41 @@ class Session:
         self._ids = []
         self._last_hidden = None
         self._torn = False
+        self._admitted = 0
 
     def check_fits(self, ids: ArrayLike) -> None:
         """Raise what `prefill` would raise for these ids before any work."""
         self._checked(ids)
 
-    def _feed(self, ids: I64, observe: Observer | None) -> F32:
-        """Pass one chunk through the model, and the MTP block one token behind it."""
-        step = Step(ids, self.position, self._trained, self._rope, observe)
+    def _rows(self, count: int) -> F32:
+        """Return room for logits."""
+        return np.empty((count, self._model.config.vocab_size), np.float32)
+
+    def _feed(self, ids: I64, observe: Observer | None, logits: F32) -> None:
+        """Pass one chunk through the model, and the MTP block one token behind it.
+
+        Writes the logits of the chunk's last tokens, as many as `logits` has rows.
+        """
+        step = Step(ids, self.position, self._trained, self._model.rope, observe)
         hidden = self._model.forward(self._cache, step)
+        if len(logits):
+            self._model.logits(hidden[len(hidden) - len(logits) :], self._trained, logits)
         if self._mtp is not None:
+            last_hidden = hidden[-1:].copy()
             self._follow(hidden, ids)
-            self._last_hidden = hidden[-1:].copy()
+            self._last_hidden = last_hidden
         self._ids += ids.tolist()
-        return hidden
 
     def _follow(self, hidden: F32, ids: I64) -> None:
         """Feed the MTP block the states whose next token is known now."""
         assert self._mtp is not None
         if self._last_hidden is None:
-            states, following, position = hidden[:-1], ids[1:], self.position
+            states, following, position = hidden[:-1].copy(), ids[1:], self.position
         else:
             states = np.concatenate([self._last_hidden, hidden[:-1]])
             following, position = ids, self.position - 1
         if following.size:
-            step = Step(following, position, self._trained, self._rope)
+            step = Step(following, position, self._trained, self._model.rope)
             self._mtp.forward(states, self._cache.layers[-1], step)
 
     def _checked_ids(self, ids: ArrayLike) -> I64:
@@ -289,7 +301,11 @@ class Session:
     def _stepping(self, n_tokens: int) -> Iterator[None]:
         """Compute inside; a state that an exception left half updated is not used again."""
         with self._computing():
-            self._admit(self, self._cache.n_bytes_at(self.position + n_tokens))
+            # the KV state grows with every fourth token at most
+            quarter = (self.position + n_tokens) // 4
+            if quarter != self._admitted:
+                self._admit(self, self._cache.n_bytes_at(self.position + n_tokens))
+                self._admitted = quarter
             self._torn = True
             yield
             self._torn = False

@@ -21,8 +21,10 @@ __all__ = [
     "Profile",
     "Settings",
     "Think",
+    "asked_tier",
     "cache_folder",
     "config_file",
+    "environment_with",
     "load_settings",
     "set_library_default",
 ]
@@ -130,6 +132,7 @@ _PARSERS: Mapping[str, Callable[[object], object]] = MappingProxyType(
         "cache_dir": _folder,
     }
 )
+_TIER_VARIABLE = "LOCALV4_TIER"
 _CONFIG_VARIABLE = "LOCALV4_CONFIG"
 _NAME_CACHE = "let LOCALV4_CACHE_DIR name a folder for it"
 
@@ -163,9 +166,19 @@ def cache_folder() -> Path:
     return load_settings().cache_dir
 
 
+def asked_tier() -> str | None:
+    """Return the tier of vector instructions that ``LOCALV4_TIER`` asks for, or None."""
+    return os.environ.get(_TIER_VARIABLE) or None
+
+
 def set_library_default(variable: str, value: str) -> None:
     """Set an environment variable that a library reads at start, unless the user has set it."""
     os.environ.setdefault(variable, value)
+
+
+def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with some variables changed, for one of its own."""
+    return {**os.environ, **changes}
 
 
 def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
@@ -292,7 +305,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _misspelt_variables() -> tuple[str, ...]:
-    known = [_CONFIG_VARIABLE, *map(_variable, _PARSERS)]
+    known = [_CONFIG_VARIABLE, _TIER_VARIABLE, *map(_variable, _PARSERS)]
     return tuple(
         f"the environment variable {name} means nothing to localv4{_nearest(name, known)}"
         for name in sorted(os.environ)

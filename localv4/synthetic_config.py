@@ -1,10 +1,18 @@
 """Sizes of the synthetic checkpoints and their config.json, key for key like the releases'."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-__all__ = ["PRESETS", "Preset", "Sizes", "config_json"]
+__all__ = [
+    "FULL_WIDTH",
+    "PRESETS",
+    "Preset",
+    "Sizes",
+    "config_json",
+    "first_ratios",
+    "n_released_layers",
+]
 
 Preset = Literal["flash", "pro", "flash-base", "pro-base"]
 
@@ -70,7 +78,45 @@ PRESETS: dict[Preset, Sizes] = {
     "flash-base": _FLASH,
     "pro-base": _PRO,
 }
-_RATIOS = {"flash": (0, 0, 4, 128, 4), "pro": (128, 128, 4, 128, 4)}
+
+# The released widths; the spec's configs.
+_FULL_FLASH = Sizes(
+    vocab_size=129_280,
+    hidden_size=4096,
+    num_attention_heads=64,
+    head_dim=512,
+    q_lora_rank=1024,
+    o_groups=8,
+    o_lora_rank=1024,
+    n_routed_experts=256,
+    num_experts_per_tok=6,
+    moe_intermediate_size=2048,
+    num_hash_layers=3,
+    index_n_heads=64,
+    index_head_dim=128,
+    index_topk=512,
+)
+_FULL_PRO = replace(
+    _FULL_FLASH,
+    hidden_size=7168,
+    num_attention_heads=128,
+    q_lora_rank=1536,
+    o_groups=16,
+    n_routed_experts=384,
+    moe_intermediate_size=3072,
+    index_topk=1024,
+)
+
+FULL_WIDTH: dict[Preset, Sizes] = {
+    "flash": _FULL_FLASH,
+    "pro": _FULL_PRO,
+    "flash-base": _FULL_FLASH,
+    "pro-base": _FULL_PRO,
+}
+
+_N_TINY_LAYERS = 5
+_N_RELEASED_LAYERS = {"flash": 43, "pro": 61}
+_FIRST_RATIO = {"flash": 0, "pro": 128}  # of two layers; then 4 and 128 take turns
 _ROUTE_SCALES = {"flash": 1.5, "pro": 2.5}
 
 _LIKE_RELEASES: dict[str, Any] = {
@@ -118,21 +164,41 @@ _LIKE_RELEASES: dict[str, Any] = {
 }
 
 
+def n_released_layers(preset: Preset) -> int:
+    """Return how many body layers the released model has."""
+    return _N_RELEASED_LAYERS[preset.partition("-")[0]]
+
+
+def first_ratios(preset: Preset, n_layers: int) -> tuple[int, ...]:
+    """Return the compression ratios of the released model's first layers, continued if need be."""
+    first = _FIRST_RATIO[preset.partition("-")[0]]
+    return tuple(first if layer < 2 else (4, 128)[layer % 2] for layer in range(n_layers))
+
+
 def config_json(
-    preset: Preset, sizes: Sizes, compress_ratios: tuple[int, ...] | None, dspark: bool
+    preset: Preset,
+    sizes: Sizes,
+    compress_ratios: tuple[int, ...] | None,
+    dspark: bool,
+    mtp: bool = True,
 ) -> str:
     """Return the text of a config.json; nothing is validated here.
 
-    `compress_ratios` has one entry for each body layer; None means the preset's five.
+    `compress_ratios` has one entry for each body layer; None means the preset's five. Without
+    `mtp` it says that there is no MTP block, and has no ratio for one.
     """
     family, _, base = preset.partition("-")
-    ratios = list(_RATIOS[family] if compress_ratios is None else compress_ratios)
+    ratios = list(
+        first_ratios(preset, _N_TINY_LAYERS) if compress_ratios is None else compress_ratios
+    )
     values = _LIKE_RELEASES | asdict(sizes)
     values["num_hidden_layers"] = len(ratios)
     values["num_hash_layers"] = min(sizes.num_hash_layers, len(ratios))
-    values["compress_ratios"] = ratios + [0] * (3 if dspark else 1)
+    values["compress_ratios"] = ratios + [0] * (3 if dspark else 1 if mtp else 0)
     values["expert_dtype"] = "fp8" if base else "fp4"
     values["routed_scaling_factor"] = _ROUTE_SCALES[family]
+    if not mtp and not dspark:
+        values["num_nextn_predict_layers"] = 0
     if dspark:
         values |= {
             "dspark_block_size": 4,

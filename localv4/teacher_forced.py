@@ -7,11 +7,12 @@ inputs shows whether every rounding is in its place.  Knows nothing of sessions.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from localv4.block import Block, hidden_buffer
 from localv4.checks import float_array, integer_array, whole_number
 from localv4.errors import InvalidInput
+from localv4.kernels.launch import Program
 from localv4.kv_cache import LayerCache
-from localv4.model import Block, Model
-from localv4.rope import Rope
+from localv4.model import Model
 from localv4.step import Step
 
 __all__ = ["TeacherForced"]
@@ -35,7 +36,6 @@ class TeacherForced:
         self._model = model
         self._config = model.config
         self._trained = trained
-        self._rope = Rope(model.config)
 
     def attention(self, layer: int, x: ArrayLike) -> F32:
         """Map "attn_in" float32 [n_tokens, d] to "attn_out" of the same shape.
@@ -48,7 +48,13 @@ class TeacherForced:
         block = self._block(layer)
         inputs = float_array("x", x, (self._config.hidden_size,))
         step = self._step(np.zeros(len(inputs), np.int64))
-        return block.attention.forward(inputs, self._empty(layer), step)
+        workspace = self._model.workspaces.make(len(inputs), self._trained)
+        program, cache, out = Program(), self._empty(layer), np.empty_like(inputs)
+        recorded = block.attention.record(program, inputs, out, workspace)
+        recorded.prepare(cache, step)
+        workspace.run(program)
+        recorded.finish(cache, step)
+        return out
 
     def ffn(self, layer: int, x: ArrayLike, ids: ArrayLike) -> F32:
         """Map "ffn_in" float32 [n_tokens, d] and ids [n_tokens] to "ffn_out".
@@ -60,7 +66,14 @@ class TeacherForced:
         """
         block = self._block(layer)
         inputs = float_array("x", x, (self._config.hidden_size,))
-        return block.experts.forward(inputs, self._step(self._ids(ids, len(inputs))))
+        step = self._step(self._ids(ids, len(inputs)))
+        workspace = self._model.workspaces.make(len(inputs), self._trained)
+        program, out = Program(), np.empty_like(inputs)
+        recorded = block.experts.record(program, inputs, out, workspace, lambda last: None)
+        recorded.prepare(step)
+        workspace.run(program)
+        recorded.run(step)
+        return out
 
     def block(self, layer: int, hidden: ArrayLike, ids: ArrayLike) -> F32:
         """Map the state before a block, float32 [n_tokens, hc_mult, d], to that after it.
@@ -73,7 +86,11 @@ class TeacherForced:
         block = self._block(layer)
         states = float_array("h", hidden, (self._config.hc_mult, self._config.hidden_size))
         step = self._step(self._ids(ids, len(states)))
-        return block.forward(states, self._empty(layer), step)
+        workspace = self._model.workspaces.make(len(states), self._trained)
+        hidden = hidden_buffer(self._config, workspace)
+        hidden[:] = states.reshape(hidden.shape)
+        block.forward(self._empty(layer), step, workspace)
+        return hidden.reshape(states.shape)
 
     def _block(self, layer: int) -> Block:
         last = self._config.num_hidden_layers - 1
@@ -86,7 +103,7 @@ class TeacherForced:
         return tokens
 
     def _step(self, ids: I64) -> Step:
-        return Step(ids, 0, self._trained, self._rope)
+        return Step(ids, 0, self._trained, self._model.rope)
 
     def _empty(self, layer: int) -> LayerCache:
         ratio = self._config.compress_ratios[layer]

@@ -2,7 +2,9 @@ import dataclasses
 import errno
 import itertools
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,8 +15,14 @@ from localv4.checkpoint import Checkpoint
 from localv4.errors import InvalidInput, OutOfBudget
 from localv4.quant import bf16, dequantise
 from localv4.shard_writer import write_shard
-from localv4.synthetic import PRESETS, Preset, synthesise
+from localv4.synthetic import FULL_WIDTH, PRESETS, Preset, synthesise
+from localv4.synthetic_config import first_ratios
+from localv4.synthetic_draws import direction
+from localv4.synthetic_plan import Request, WritePlan, make_write_plan
+from localv4.synthetic_pools import PooledWeights
+from localv4.tensors import TensorSpec
 from localv4.tokenizer import Tokenizer
+from tests.released import released_config
 from tests.small_checkpoints import make_small
 
 PRESET_NAMES: list[Preset] = ["flash", "pro", "flash-base", "pro-base"]
@@ -30,6 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 RECIPE_CODES = [98, 201, 94, 206, 213, 72]
+POOLED_CODES = [196, 163, 145, 74, 66, 73]
 RECIPE_EXPERTS = [[0, 2, 7], [0, 5, 2]]
 
 
@@ -165,6 +174,14 @@ def test_sizes_and_ratios_may_be_chosen(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"preset": "huge"}, "no preset 'huge'"),
+        ({"n_layers": 0}, "number of layers is 0; give a whole number from 1 to 512"),
+        ({"n_layers": 44, "full_width": True}, "is 44; give a whole number from 1 to 43"),
+        ({"n_layers": 1, "compress_ratios": (0,)}, "both given"),
+        ({"mtp": True, "dspark": True}, "either the MTP block or the drafter"),
+        (
+            {"full_width": True, "sizes": dataclasses.replace(FULL_WIDTH["flash"], head_dim=100)},
+            "head_dim - qk_rope_head_dim 36",
+        ),
         ({"seed": -1}, "seed -1 is negative"),
         ({"layout": "x"}, "no layout 'x'; choose one of release, scattered, single"),
         ({"sizes": dataclasses.replace(PRESETS["flash"], vocab_size=2**22)}, "and more; choose"),
@@ -228,4 +245,147 @@ def test_an_interrupt_leaves_nothing_behind(
     monkeypatch.setattr(synthetic, "random_tensor", interrupt)
     with pytest.raises(KeyboardInterrupt):
         synthesise(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def plan_of(preset: Preset = "flash", **changes: Any) -> WritePlan:
+    asked: dict[str, Any] = {"compress_ratios": None, "sizes": None, "layout": "release"}
+    asked |= {"dspark": False, "n_layers": None, "full_width": True, "mtp": None, "sparse": False}
+    return make_write_plan(Request(preset, **(asked | changes)))
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_full_width_has_the_config_of_the_release(shared: Path, preset: Preset) -> None:
+    plan = plan_of(preset, sparse=True)
+    assert plan.config == released_config(preset)
+    family, _, base = preset.partition("-")
+    released = json.loads((shared / "spec" / "configs" / f"{family}.json").read_text())
+    made = json.loads(plan.config_text)
+    # Flash came without the key, which later releases have.
+    assert made.pop("expert_dtype") == ("fp8" if base else "fp4")
+    released.pop("expert_dtype", None)
+    released.pop("transformers_version")
+    assert made == released
+
+
+def test_full_width_takes_the_first_layers_of_the_release_without_its_mtp_block() -> None:
+    assert plan_of("flash").config.compress_ratios == (0, 0, 4, 128)
+    plan = plan_of("pro-base", n_layers=3)
+    assert plan.config.compress_ratios == (128, 128, 4)
+    assert plan.config.num_nextn_predict_layers == 0
+    assert [*plan.shards][-1] == "model-00005-of-00005.safetensors"
+    with_mtp = plan_of("pro-base", n_layers=3, mtp=True)
+    assert with_mtp.config.num_nextn_predict_layers == 1
+    assert with_mtp.tensor_bytes - plan.tensor_bytes > 25e9
+
+
+def test_more_tiny_layers_go_on_like_the_release(tmp_path: Path) -> None:
+    assert first_ratios("flash", 7) == (0, 0, 4, 128, 4, 128, 4)
+    sizes = dataclasses.replace(PRESETS["flash"], n_routed_experts=3)
+    synthesise(tmp_path / "model", "flash", n_layers=7, sizes=sizes, mtp=False)
+    with Checkpoint.open(tmp_path / "model") as checkpoint:
+        assert checkpoint.config.compress_ratios == first_ratios("flash", 7)
+        assert not checkpoint.has_mtp
+
+
+def test_a_full_vocabulary_has_the_released_tokenizer_and_favours_its_words() -> None:
+    plan = plan_of()
+    tokenizer = Tokenizer.from_json(plan.tokenizer_text, plan.config.vocab_size)
+    assert tokenizer.vocab_size == plan.config.vocab_size == 129_280
+    words = tokenizer.decode(plan.favoured)
+    assert words.isascii()
+    assert words.replace(" ", "").isalpha()
+    assert len(plan.favoured) > 1000
+
+
+@pytest.mark.parametrize("preset", ["flash", "flash-base"])
+def test_pools_fill_a_checkpoint_like_a_tiny_one(tmp_path: Path, preset: Preset) -> None:
+    sizes = dataclasses.replace(PRESETS[preset], n_routed_experts=3)
+    for name in ("model", "again"):
+        synthesise(tmp_path / name, preset, 2, (4, 0), sizes=sizes, full_width=True)
+    assert contents(tmp_path / "model") == contents(tmp_path / "again")
+    with Checkpoint.open(tmp_path / "model") as checkpoint:
+        for name, tensor in checkpoint.tensors.items():
+            if tensor.dtype == "F8_E4M3":
+                assert ((checkpoint.view(name) & 0x7F) != 0x7F).all()
+            elif tensor.dtype != "I64" and tensor.dtype != "I8":
+                checkpoint.check_finite(name)
+        for name in ("attn.wq_a", "ffn.experts.1.w1"):
+            matrix = weights(checkpoint, f"layers.1.{name}")
+            gain = float(np.sqrt(np.mean(matrix**2) * matrix.shape[1]))
+            low, high = (1.5, 4.5) if "experts" in name else (0.5, 2.0)
+            assert low < gain < high, name
+        experts = [checkpoint.view(f"layers.1.ffn.experts.{n}.w1.weight") for n in range(3)]
+        for one, other in itertools.combinations(experts, 2):
+            assert not np.array_equal(one, other)
+        table = np.sort(checkpoint.view("layers.1.ffn.gate.tid2eid"), axis=1)
+        assert (np.diff(table, axis=1) > 0).all()
+
+
+def test_the_pools_of_a_seed_stay_as_they_are() -> None:
+    pooled = PooledWeights(plan_of().config, 0, np.arange(3))
+    spec = TensorSpec("layers.2.ffn.experts.7.w1.weight", (2048, 2048), ("I8",))
+    pieces = list(pooled.pieces(spec))
+    assert sum(piece.nbytes for piece in pieces) == spec.nbytes
+    assert max(piece.nbytes for piece in pieces) <= 2**20
+    assert pieces[0][:6].tolist() == POOLED_CODES
+
+
+def test_the_head_of_a_large_vocabulary_favours_its_words_and_nothing_twice() -> None:
+    sizes = dataclasses.replace(FULL_WIDTH["flash"], hidden_size=128, n_routed_experts=6)
+    plan = plan_of(sizes=sizes, n_layers=1)
+    specs = {spec.name: spec for group in plan.shards.values() for spec in group}
+    pooled = PooledWeights(plan.config, 5, plan.favoured)
+    head, embedding = (
+        bf16.decode(np.concatenate([*pooled.pieces(specs[name])]))
+        for name in ("head.weight", "embed.weight")
+    )
+    assert head.shape == embedding.shape == (129_280, 128)
+    shared_direction = direction(5, 128)
+    assert 0.45 < (embedding @ shared_direction).mean() / 128 < 0.55
+    along = head @ shared_direction
+    others = np.delete(along, plan.favoured)
+    assert along[plan.favoured].mean() - others.mean() > 40
+    own = np.einsum("nd,nd->n", head, embedding)[plan.favoured]
+    other = np.einsum("nd,nd->n", head, np.roll(embedding, 1, axis=0))[plan.favoured]
+    assert (other - own).mean() > 5
+    assert len(np.unique(head[:, :8], axis=0)) == len(head)
+
+
+def test_a_sparse_checkpoint_opens_and_takes_no_disk(tmp_path: Path) -> None:
+    sizes = dataclasses.replace(FULL_WIDTH["pro"], num_hash_layers=0)
+    told = []
+    synthesise(
+        tmp_path / "model",
+        "pro",
+        compress_ratios=(4,),
+        sizes=sizes,
+        full_width=True,
+        sparse=True,
+        progress=lambda *so_far: told.append(so_far),
+    )
+    with Checkpoint.open(tmp_path / "model") as checkpoint:
+        assert checkpoint.has_mtp
+        n_bytes = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+        assert told[-1] == (n_bytes, n_bytes)
+        assert n_bytes > 30e9
+        assert not checkpoint.view("layers.0.ffn.experts.383.w3.scale").any()
+        assert not checkpoint.view("head.weight")[-1].any()
+        assert checkpoint.view("layers.0.attn.attn_sink").all()
+        assert checkpoint.view("layers.0.attn_norm.weight").all()
+    files = [file.stat() for file in (tmp_path / "model").iterdir()]
+    assert sum(file.st_size for file in files) > n_bytes
+    assert sum(file.st_blocks for file in files) * 512 < 32e6
+
+
+def test_a_disk_without_room_is_found_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 2**30))
+    monkeypatch.setattr(synthetic, "write_shard", None)
+    with pytest.raises(OutOfBudget, match=r"needs 15\.3 GiB and 3\.00 GiB are free"):
+        synthesise(tmp_path / "model", full_width=True)
+    monkeypatch.setattr(synthetic, "_keeps_holes", lambda _: False)
+    with pytest.raises(OutOfBudget, match="149 GiB on a disk that keeps no holes and"):
+        synthesise(tmp_path / "model", full_width=True, sparse=True)
     assert list(tmp_path.iterdir()) == []

@@ -23,9 +23,18 @@ import numba
 import numpy as np
 from numba.extending import intrinsic as numba_intrinsic
 
+from localv4.kernels import tiers
 from localv4.settings import cache_folder
 
-__all__ = ["cache_dir", "intrinsic", "kernels_are_cached", "leaf", "parallel", "reduction"]
+__all__ = [
+    "cache_dir",
+    "intrinsic",
+    "kernels_are_cached",
+    "leaf",
+    "options",
+    "parallel",
+    "reduction",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _FASTMATH = {"contract", "nsz"}
@@ -47,6 +56,7 @@ def _source_hash() -> str:
         llvm.get_host_cpu_name(),
         str(numba.config.CPU_NAME),
         str(numba.config.CPU_FEATURES),
+        tiers.active(),
     ):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
@@ -76,34 +86,37 @@ def kernels_are_cached() -> bool:
     return cache_dir is not None and next(cache_dir.rglob("*.nbc"), None) is not None
 
 
+def options(**changes: Any) -> dict[str, Any]:
+    """Return numba's options for a kernel."""
+    return {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy", **changes}
+
+
+leaves_have_wrappers = True
+"""Set to False, before any kernel is imported, where Python will call no leaf."""
+
+
+def _inner(function: _Function, **changes: Any) -> _Function:
+    wrappers = {"no_cfunc_wrapper": True, "no_cpython_wrapper": not leaves_have_wrappers}
+    return numba.njit(**options(**wrappers, **changes))(function)  # type: ignore[no-any-return]
+
+
 def leaf(function: _Function) -> _Function:
-    """Compile a function that runs on one thread and is called by other kernels."""
-    compiled = numba.njit(
-        nogil=True, cache=cache_dir is not None, fastmath=_FASTMATH, error_model="numpy"
-    )(function)
-    return compiled  # type: ignore[no-any-return]
+    """Compile a function that runs on one thread and is called by kernels.
+
+    Not cached by itself: the kernels are, and hold it.  So processes that compile different
+    kernels at the same time (warm.py) never write the same file.
+    """
+    return _inner(function)
 
 
 def reduction(function: _Function) -> _Function:
     """Compile a leaf whose sums LLVM may reorder once and for all (see sums.py)."""
-    compiled = numba.njit(
-        nogil=True,
-        cache=cache_dir is not None,
-        fastmath=_FASTMATH | {"reassoc"},
-        error_model="numpy",
-    )(function)
-    return compiled  # type: ignore[no-any-return]
+    return _inner(function, fastmath=_FASTMATH | {"reassoc"})
 
 
 def parallel(function: _Function) -> _Function:
     """Compile a function whose `prange` loops are spread over the compute threads."""
-    compiled = numba.njit(
-        nogil=True,
-        cache=cache_dir is not None,
-        fastmath=_FASTMATH,
-        error_model="numpy",
-        parallel=True,
-    )(function)
+    compiled = numba.njit(**options(cache=cache_dir is not None, parallel=True))(function)
     return compiled  # type: ignore[no-any-return]
 
 

@@ -1,111 +1,131 @@
 """The compressor's state machine: tokens in, one entry out for every window of `ratio`.
 
-One code path for prefill and decode: a chunk is fed token by token into the decode state,
-columns in parallel.  Follows forward.md section 5 (decode state).
+One code path for prefill and decode: a chunk is fed token by token into the decode state; a
+unit is a run of columns.  Follows forward.md section 5 (decode state).
 """
 
-import math
-
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import leaf, parallel
+from localv4.kernels._jit import leaf
+from localv4.kernels.elementwise import exp_f32
+from localv4.kernels.launch import Program, Task, kernel
 
-__all__ = ["compress"]
+__all__ = ["KV_STATE", "SCORE_STATE", "record_compress"]
 
 F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+KV_STATE, SCORE_STATE = 5, 6  # arguments that are put anew when the cache changes
 _COLUMNS = 64
+_MINUS_INFINITY = np.float32(-np.inf)
 
 
 @leaf
-def _emit(kv: F32, score: F32, a_column: int, b_column: int, ratio: int) -> np.float32:
-    """Softmax over the slots of one column, weighted sum; a-columns for the first `ratio`."""
+def _emit(kv: F32, score: F32, first: int, upper: int, ratio: int, out: F32) -> None:
+    """Softmax over the slots of each column, weighted sum: a-columns for the first `ratio`.
+
+    The columns are out.size from `first` on, from `upper` on for the slots after `ratio`.
+    """
     n_slots = kv.shape[0]
-    largest = np.float32(-np.inf)
+    largest = np.full(out.size, _MINUS_INFINITY, np.float32)
+    weight_sum = np.zeros(out.size, np.float32)
     for slot in range(n_slots):
-        column = a_column if slot < ratio else b_column
-        largest = max(largest, score[slot, column])
-    weight_sum = np.float32(0)
-    value = np.float32(0)
+        start = first if slot < ratio else upper
+        scores = score[slot, start : start + out.size]
+        for i in range(out.size):
+            largest[i] = max(largest[i], scores[i])
+    for i in range(out.size):
+        out[i] = 0
     for slot in range(n_slots):
-        column = a_column if slot < ratio else b_column
-        weight = np.float32(math.exp(score[slot, column] - largest))
-        weight_sum += weight
-        value += weight * kv[slot, column]
-    return value / weight_sum
+        start = first if slot < ratio else upper
+        scores, values = score[slot, start : start + out.size], kv[slot, start : start + out.size]
+        for i in range(out.size):
+            weight = exp_f32(scores[i] - largest[i])
+            weight_sum[i] += weight
+            out[i] += weight * values[i]
+    for i in range(out.size):
+        out[i] = out[i] / weight_sum[i]
 
 
 @leaf
-def _compress_columns(
+def _feed(kv: F32, score: F32, ape: F32, kv_slot: F32, score_slot: F32) -> None:
+    for i in range(kv.size):
+        kv_slot[i] = kv[i]
+        score_slot[i] = score[i] + ape[i]
+
+
+@kernel("f32[2], f32[2], f32[2], i64[1], i64, f32[2], f32[2], f32[2]")
+def _compress(
     kv: F32,
     score: F32,
     ape: F32,
-    position: int,
-    overlap: bool,
+    place: I64,
+    overlap: int,
     kv_state: F32,
     score_state: F32,
     entries: F32,
-    first: int,
-    last: int,
+    unit: int,
 ) -> None:
-    """Feed all tokens to the columns first..last-1 (and, with overlap, their upper halves)."""
     ratio, width = ape.shape[0], entries.shape[1]
+    first, last = unit * _COLUMNS, min(width, (unit + 1) * _COLUMNS)
     entry = 0
     for token in range(kv.shape[0]):
-        phase = (position + token) % ratio
+        phase = (place[0] + token) % ratio
         slot = phase + ratio if overlap else phase
-        for column in range(first, last):
-            kv_state[slot, column] = kv[token, column]
-            score_state[slot, column] = score[token, column] + ape[phase, column]
-            if overlap:
-                upper = column + width
-                kv_state[slot, upper] = kv[token, upper]
-                score_state[slot, upper] = score[token, upper] + ape[phase, upper]
+        # with overlap the upper half of the columns goes the same way
+        for start in range(first, kv.shape[1], width):
+            stop = start + last - first
+            _feed(
+                kv[token, start:stop],
+                score[token, start:stop],
+                ape[phase, start:stop],
+                kv_state[slot, start:stop],
+                score_state[slot, start:stop],
+            )
         if phase == ratio - 1:
-            for column in range(first, last):
-                upper = column + width if overlap else column
-                entries[entry, column] = _emit(kv_state, score_state, column, upper, ratio)
-                if overlap:
-                    for row in range(ratio):
-                        kv_state[row, column] = kv_state[row + ratio, column]
-                        kv_state[row, upper] = kv_state[row + ratio, upper]
-                        score_state[row, column] = score_state[row + ratio, column]
-                        score_state[row, upper] = score_state[row + ratio, upper]
+            upper = first + width if overlap else first
+            _emit(kv_state, score_state, first, upper, ratio, entries[entry, first:last])
             entry += 1
+            if overlap:
+                for row in range(ratio):
+                    for start in range(first, kv.shape[1], width):
+                        for column in range(start, start + last - first):
+                            kv_state[row, column] = kv_state[row + ratio, column]
+                            score_state[row, column] = score_state[row + ratio, column]
 
 
-@parallel
-def compress(
+def record_compress(
+    program: Program,
     kv: F32,
     score: F32,
     ape: F32,
-    position: int,
+    place: I64,
     overlap: bool,
     kv_state: F32,
     score_state: F32,
     entries: F32,
-) -> None:
-    """Feed tokens to the compressor and write the entries that they complete.
+) -> Task:
+    """Record feeding tokens to the compressor and writing the entries that they complete.
 
     Parameters
     ----------
+    program
+        Gets a task in its last phase.
     kv, score
         float32 [n_tokens, coff * width]: projections of the tokens; coff is 2 with overlap.
     ape
         float32 [ratio, coff * width], added to the scores by position inside the window.
-    position
-        Position of the first token.
+    place
+        int64 [1]: position of the chunk's first token when the program runs.
     overlap
         An entry covers the window before as well (ratio 4): its a-columns come first.
     kv_state, score_state
         float32 [coff * ratio, coff * width], updated in place.
     entries
-        Written: float32 [n_entries, width], not yet normalised.
+        Written: float32 [at least n_entries, width], not yet normalised.
     """
-    width = entries.shape[1]
-    for unit in prange((width + _COLUMNS - 1) // _COLUMNS):
-        first, last = unit * _COLUMNS, min(width, (unit + 1) * _COLUMNS)
-        _compress_columns(
-            kv, score, ape, position, overlap, kv_state, score_state, entries, first, last
-        )
+    units = -(-entries.shape[1] // _COLUMNS)
+    return program.add(
+        _compress, units, kv, score, ape, place, int(overlap), kv_state, score_state, entries
+    )

@@ -1,20 +1,21 @@
 """The small arithmetic of manifold-constrained hyper-connections (mHC) around a sublayer.
 
-The one matrix product (`mix`) is done before, by matmul.  Follows forward.md sections 3
-and 8; all float32, BF16 only for the states that leave.
+The one matrix product (`mix`) is done beside `inverse_rms`, by matmul.  Follows forward.md
+sections 3 and 8; all float32, BF16 only for the states that leave.
 """
 
 import math
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import leaf, parallel
+from localv4.kernels._jit import leaf
+from localv4.kernels.launch import kernel
+from localv4.kernels.norm import rms_norm_row
 from localv4.kernels.rounding import round_bf16
 from localv4.kernels.sums import dot
 
-__all__ = ["combine", "head_combine", "spread"]
+__all__ = ["add_to_copies", "combine", "head_combine", "inverse_rms", "spread"]
 
 F32 = NDArray[np.float32]
 
@@ -25,49 +26,36 @@ def _sigmoid(value: np.float32) -> np.float32:
 
 
 @leaf
-def _sinkhorn(matrix: F32, eps: np.float32, iterations: int) -> None:
-    """Make a positive matrix nearly doubly stochastic, in place: softmax, then normalise."""
-    n = matrix.shape[0]
+def _normalise(matrix: F32, n: int, across: int, eps: np.float32) -> None:
+    """Divide every row (across = n) or column (1) of a flat n x n matrix by its sum plus eps."""
+    along = n + 1 - across
+    for line in range(n):
+        line_sum = np.float32(0)
+        for i in range(n):
+            line_sum += matrix[line * across + i * along]
+        divisor = line_sum + eps
+        for i in range(n):
+            matrix[line * across + i * along] /= divisor
+
+
+@leaf
+def _sinkhorn(matrix: F32, n: int, eps: np.float32, iterations: int) -> None:
+    """Make a flat n x n matrix nearly doubly stochastic, in place.
+
+    A softmax over columns, then normalisations of rows and columns in turn, where the old
+    copies are columns and the new ones rows.
+    """
     for j in range(n):
-        largest = matrix[j, 0]
+        largest = matrix[j]
         for k in range(1, n):
-            largest = max(largest, matrix[j, k])
-        row_sum = np.float32(0)
+            largest = max(largest, matrix[k * n + j])
         for k in range(n):
-            matrix[j, k] = np.float32(math.exp(matrix[j, k] - largest))
-            row_sum += matrix[j, k]
-        for k in range(n):
-            matrix[j, k] = matrix[j, k] / row_sum + eps
-    for iteration in range(iterations):
-        if iteration > 0:
-            for j in range(n):
-                row_sum = np.float32(0)
-                for k in range(n):
-                    row_sum += matrix[j, k]
-                for k in range(n):
-                    matrix[j, k] /= row_sum + eps
-        for k in range(n):
-            column_sum = np.float32(0)
-            for j in range(n):
-                column_sum += matrix[j, k]
-            for j in range(n):
-                matrix[j, k] /= column_sum + eps
-
-
-@leaf
-def _weighted_copies(hidden: F32, weights: F32, trained: bool, out: F32) -> None:
-    """Sum the copies with weights: out = sum_j weights[j] * hidden[j]."""
-    for i in range(out.size):
-        value = np.float32(0)
-        for j in range(weights.size):
-            value += weights[j] * hidden[j, i]
-        out[i] = round_bf16(value) if trained else value
-
-
-@leaf
-def _inverse_rms(row: F32, eps: np.float32) -> np.float32:
-    mean = dot(row, row) / np.float32(row.size)
-    return np.float32(np.float32(1) / np.sqrt(np.float32(mean + eps)))
+            matrix[k * n + j] = np.float32(math.exp(matrix[k * n + j] - largest))
+    for step in range(2 * iterations):
+        _normalise(matrix, n, 1 if step % 2 == 0 else n, np.float32(0) if step == 0 else eps)
+        if step == 0:
+            for i in range(n * n):
+                matrix[i] += eps
 
 
 @leaf
@@ -88,110 +76,193 @@ def _spread_weights(
         post[j] = np.float32(2) * _sigmoid(value)
         for k in range(n):
             i = 2 * n + j * n + k
-            residual[j, k] = mix[i] * factor * scale[2] + base[i]
+            residual[k * n + j] = mix[i] * factor * scale[2] + base[i]
 
 
-@parallel
+@leaf
+def _sum_copies(copies: F32, size: int, weights: F32, out: F32) -> None:
+    """Weigh and add columns that lie `size` apart: out = sum_j weights[j] * copies[j * size:]."""
+    factor, row = weights[0], copies[: out.size]
+    for i in range(out.size):
+        out[i] = factor * row[i]
+    for j in range(1, weights.size):
+        factor, row = weights[j], copies[j * size : j * size + out.size]
+        for i in range(out.size):
+            out[i] += factor * row[i]
+
+
+@leaf
+def _round(row: F32) -> None:
+    for i in range(row.size):
+        row[i] = round_bf16(row[i])
+
+
+@kernel("f32[2], f32, f32[1]")
+def inverse_rms(hidden: F32, eps: np.float32, factors: F32, token: int) -> None:
+    """Write the inverse root mean square of a token's copies; a unit is a token.
+
+    Parameters
+    ----------
+    hidden
+        float32 [n_tokens, hc_mult * hidden_size].
+    eps
+        rms_norm_eps.
+    factors
+        Written: float32 [n_tokens].
+    """
+    row = hidden[token]
+    mean = dot(row, row) / np.float32(row.size)
+    factors[token] = np.float32(1) / np.sqrt(np.float32(mean + eps))
+
+
+@kernel(
+    "f32[2], f32[1], f32[2], f32[1], f32[1], f32[1], f32, f32, i64, i64,"
+    "f32[2], f32[2], f32[2], f32[2]"
+)
 def combine(
     hidden: F32,
-    flat: F32,
+    factors: F32,
     mix: F32,
     base: F32,
     scale: F32,
+    norm: F32,
     eps: np.float32,
     hc_eps: np.float32,
     iterations: int,
-    trained: bool,
+    trained: int,
     x: F32,
     pre: F32,
     post: F32,
     residual: F32,
+    token: int,
 ) -> None:
-    """Weigh the copies of the hidden state into a sublayer's input.
+    """Weigh the copies of the hidden state into a sublayer's normalised input.
+
+    A unit is a token.
 
     Parameters
     ----------
     hidden
-        float32 [n_tokens, hc_mult, hidden_size].
-    flat
-        The same memory as [n_tokens, hc_mult * hidden_size].
+        float32 [n_tokens, hc_mult * hidden_size].
+    factors
+        As written by `inverse_rms`.
     mix
-        float32 [n_tokens, (2 + hc_mult) * hc_mult]: hidden, flattened, times hc_fn.
+        float32 [n_tokens, (2 + hc_mult) * hc_mult]: hidden times hc_fn.
     base, scale
         float32 [(2 + hc_mult) * hc_mult] and [3].
+    norm
+        float32 [hidden_size], the weight of the norm that follows.
     eps, hc_eps, iterations
         rms_norm_eps, hc_eps, hc_sinkhorn_iters.
     trained
-        Round x to BF16.
+        Round the combined copies and their norm to BF16.
     x
         Written: float32 [n_tokens, hidden_size].
     pre, post, residual
-        Written: float32 [n_tokens, hc_mult] twice and [n_tokens, hc_mult, hc_mult]; the last
-        two are for `spread`.
+        Written: float32 [n_tokens, hc_mult] twice and [n_tokens, hc_mult * hc_mult], which has
+        the weights of all old copies for one new copy side by side; the last two are for
+        `spread`.
     """
-    for token in prange(hidden.shape[0]):
-        factor = _inverse_rms(flat[token], eps)
-        _head_weights(mix[token], factor, base, scale, hc_eps, pre[token])
-        _spread_weights(mix[token], factor, base, scale, post[token], residual[token])
-        _sinkhorn(residual[token], hc_eps, iterations)
-        _weighted_copies(hidden[token], pre[token], trained, x[token])
+    factor = factors[token]
+    _head_weights(mix[token], factor, base, scale, hc_eps, pre[token])
+    _spread_weights(mix[token], factor, base, scale, post[token], residual[token])
+    _sinkhorn(residual[token], pre.shape[1], hc_eps, iterations)
+    _sum_copies(hidden[token], x.shape[1], pre[token], x[token])
+    if trained:
+        _round(x[token])
+    rms_norm_row(x[token], norm, eps, trained, x[token])
 
 
-@leaf
-def _spread_token(
-    hidden: F32, update: F32, post: F32, residual: F32, trained: bool, out: F32
+@kernel("f32[2], f32[2], f32[2], f32[2], i64, i64, i64, f32[2]")
+def spread(
+    hidden: F32,
+    update: F32,
+    post: F32,
+    residual: F32,
+    trained: int,
+    n_slices: int,
+    slice_size: int,
+    out: F32,
+    unit: int,
 ) -> None:
-    n, size = hidden.shape
-    for k in range(n):
-        for i in range(size):
-            value = np.float32(0)
-            for j in range(n):
-                value += residual[j, k] * hidden[j, i]
-            value = post[k] * update[i] + value
-            out[k, i] = round_bf16(value) if trained else value
-
-
-@parallel
-def spread(hidden: F32, update: F32, post: F32, residual: F32, trained: bool, out: F32) -> None:
     """Spread a sublayer's output over the copies: out_k = post_k u + sum_j residual_jk h_j.
+
+    A unit is a slice of a token's columns.
 
     Parameters
     ----------
     hidden
-        float32 [n_tokens, hc_mult, hidden_size], as it entered `combine`.
+        float32 [n_tokens, hc_mult * hidden_size], as it entered `combine`.
     update
         float32 [n_tokens, hidden_size].
     post, residual
         As written by `combine`.
     trained
         Round the result to BF16.
+    n_slices, slice_size
+        Slices of a token and their columns; the last one may be shorter.
     out
-        Written: float32, the shape of hidden.
+        Written: float32, the shape of hidden; not hidden itself.
     """
-    for token in prange(hidden.shape[0]):
-        _spread_token(
-            hidden[token], update[token], post[token], residual[token], trained, out[token]
-        )
+    token = unit // n_slices
+    size = update.shape[1]
+    first = unit % n_slices * slice_size
+    last = min(first + slice_size, size)
+    n = post.shape[1]
+    added = update[token][first:last]
+    for k in range(n):
+        target = out[token][k * size + first : k * size + last]
+        _sum_copies(hidden[token][first:], size, residual[token][k * n : (k + 1) * n], target)
+        factor = post[token, k]
+        for i in range(target.size):
+            target[i] = factor * added[i] + target[i]
+        if trained:
+            _round(target)
 
 
-@leaf
+@kernel("f32[2], f32[1], f32[2], f32[1], f32[1], f32[1], f32, f32, i64, f32[2], f32[2]")
 def head_combine(
     hidden: F32,
-    flat: F32,
+    factors: F32,
     mix: F32,
     base: F32,
     scale: F32,
+    norm: F32,
     eps: np.float32,
     hc_eps: np.float32,
-    trained: bool,
+    trained: int,
     x: F32,
     pre: F32,
+    token: int,
 ) -> None:
-    """Weigh the copies into the head's input, float32 [n_tokens, hidden_size] (section 8).
+    """Weigh the copies into the head's normalised input (section 8); a unit is a token.
 
     Parameters are those of `combine`, with mix [n_tokens, hc_mult] and scale [1].
     """
-    for token in range(hidden.shape[0]):
-        factor = _inverse_rms(flat[token], eps)
-        _head_weights(mix[token], factor, base, scale, hc_eps, pre[token])
-        _weighted_copies(hidden[token], pre[token], trained, x[token])
+    _head_weights(mix[token], factors[token], base, scale, hc_eps, pre[token])
+    _sum_copies(hidden[token], x.shape[1], pre[token], x[token])
+    if trained:
+        _round(x[token])
+    rms_norm_row(x[token], norm, eps, trained, x[token])
+
+
+@kernel("f32[2], i64, f32[2]")
+def add_to_copies(update: F32, trained: int, hidden: F32, token: int) -> None:
+    """Add a row to every copy of the hidden state (section 9); a unit is a token.
+
+    Parameters
+    ----------
+    update
+        float32 [n_tokens, hidden_size].
+    trained
+        Round the result to BF16.
+    hidden
+        Updated: float32 [n_tokens, hc_mult * hidden_size].
+    """
+    row, size = hidden[token], update.shape[1]
+    for first in range(0, row.size, size):
+        copy, added = row[first : first + size], update[token]
+        for i in range(size):
+            copy[i] += added[i]
+    if trained:
+        _round(row)

@@ -1,189 +1,410 @@
-"""Index scores over compressed keys, and the choice of the highest.
+"""Index queries, keys and scores, and the choice of the highest.
 
 Follows forward.md section 6.  With trained numerics the products of a block of 32 columns
 are sums of small multiples of a power of two, exact in float32 in any order.
 """
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import leaf, parallel
-from localv4.kernels.kv_rows import KEY_BLOCK, decode_key
-from localv4.kernels.rounding import fp4_block, round_bf16
-from localv4.kernels.sums import dot
+from localv4.kernels._jit import leaf
+from localv4.kernels.choice import choose_row
+from localv4.kernels.entries import finish_row
+from localv4.kernels.kv_rows import (
+    FP4_FLOOR,
+    FP4_RECIPROCAL,
+    KEY_BLOCK,
+    block_scale,
+    decode_key,
+    e2m1_code,
+    e2m1_value,
+    encode_key,
+)
+from localv4.kernels.launch import Program, Task, kernel
+from localv4.kernels.rope import rotate
+from localv4.kernels.rounding import round_bf16
+from localv4.kernels.tiles import TILE, products
 
-__all__ = ["choose", "hadamard_fp4", "score_entries"]
+__all__ = [
+    "KEY_ROWS",
+    "SCORED_KEYS",
+    "hadamard",
+    "record_index_queries",
+    "record_keys",
+    "record_score_and_choose",
+    "record_scores",
+    "score_scratch_shapes",
+]
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
-_ENTRIES = 256
+I64 = NDArray[np.int64]
+Scratch = tuple[F32, F32, F32]
+
+KEY_ROWS = 7  # arguments that are put anew when the cache's memory moves
+SCORED_KEYS = 2
+RATIO = 4  # tokens of a key
+_HEADS = 8  # index heads of one unit
+_KEYS = 64  # keys that are unpacked together
+_MINUS_INFINITY = np.float32(-np.inf)
 
 
 @leaf
-def _hadamard_row(row: F32, trained: bool) -> None:
+def hadamard(row: F32, trained: int) -> None:
+    """Transform a row of a power of two columns in place (Sylvester order)."""
     half = 1
     while half < row.size:
         for start in range(0, row.size, 2 * half):
-            for i in range(start, start + half):
-                low, high = row[i], row[i + half]
-                row[i] = low + high
-                row[i + half] = low - high
+            low, high = row[start : start + half], row[start + half : start + 2 * half]
+            for i in range(half):
+                one, other = low[i], high[i]
+                low[i] = one + other
+                high[i] = one - other
         half *= 2
     factor = np.float32(np.float64(row.size) ** -0.5)
     for i in range(row.size):
-        value = row[i] * factor
-        row[i] = round_bf16(value) if trained else value
+        row[i] = row[i] * factor
+    if trained:
+        for i in range(row.size):
+            row[i] = round_bf16(row[i])
 
 
 @leaf
-def _simulate_fp4(block: F32) -> None:
-    scale = fp4_block(block)
-    for i in range(block.size):
-        block[i] *= scale
+def _simulate_fp4(row: F32) -> None:
+    """Round to FP4 with a scale for every 32 columns, in place."""
+    for first in range(0, row.size, KEY_BLOCK):
+        block = row[first : first + KEY_BLOCK]
+        scale = block_scale(block, FP4_FLOOR, FP4_RECIPROCAL)
+        inverse = np.float32(1) / scale
+        for i in range(KEY_BLOCK):
+            code = e2m1_code(np.float32(block[i] * inverse))
+            block[i] = np.float32(e2m1_value(code) * scale)
 
 
-@leaf
-def hadamard_fp4(x: F32, trained: bool) -> None:
-    """Transform rows [n, power of two] in place (Sylvester order), then simulate FP4."""
-    for row in range(x.shape[0]):
-        _hadamard_row(x[row], trained)
-        if trained:
-            for first in range(0, x.shape[1], KEY_BLOCK):
-                _simulate_fp4(x[row, first : first + KEY_BLOCK])
-
-
-@leaf
-def _score(queries: F32, weights: F32, key: F32, trained: bool) -> np.float32:
-    """Score one key: sum over heads of relu(q . k) * weight."""
-    score = np.float32(0)
-    for head in range(queries.shape[0]):
-        query = queries[head]
-        product = np.float32(0)
-        for first in range(0, key.size, KEY_BLOCK):
-            product += dot(query[first : first + KEY_BLOCK], key[first : first + KEY_BLOCK])
-        if trained:
-            product = round_bf16(product)
-        if not product <= np.float32(0):  # a NaN passes
-            weighted = product * weights[head]
-            score += round_bf16(weighted) if trained else weighted
-    return round_bf16(score) if trained else score
-
-
-@leaf
-def _score_run(
-    queries: F32, weights: F32, keys: U8, n_visible: int, trained: bool, scores: F32
+@kernel("f32[2], f32[3], f32[2], f32, i64")
+def _index_queries(
+    queries: F32, tables: F32, weights: F32, factor: np.float32, trained: int, unit: int
 ) -> None:
-    key = np.empty(queries.shape[1], np.float32)
-    for entry in range(scores.size):
-        if entry < n_visible:
-            decode_key(keys[entry], trained, key)
-            scores[entry] = _score(queries, weights, key, trained)
-        else:
-            scores[entry] = -np.inf
+    n_heads = weights.shape[1]
+    width = queries.shape[1] // n_heads
+    units = -(-n_heads // _HEADS)
+    token, first = unit // units, unit % units * _HEADS
+    for head in range(first, min(first + _HEADS, n_heads)):
+        row = queries[token, head * width : (head + 1) * width]
+        rotate(row, tables[token], np.float32(1), trained)
+        hadamard(row, trained)
+        weight = np.float32(weights[token, head] * factor)
+        if trained:
+            _simulate_fp4(row)
+            weight = round_bf16(weight)
+        weights[token, head] = weight
 
 
-@parallel
-def score_entries(
-    queries: F32, weights: F32, keys: U8, position: int, ratio: int, trained: bool, scores: F32
-) -> None:
-    """Score the compressed entries that each query may see; the others get -inf.
+def record_index_queries(
+    program: Program, queries: F32, tables: F32, weights: F32, trained: bool
+) -> Task:
+    """Record rotation, Hadamard transform and FP4 rounding of index queries, all in place.
 
     Parameters
     ----------
+    program
+        Gets a task in its last phase.
     queries
-        float32 [n_tokens, index_n_heads, index_head_dim].
+        float32 [n_tokens, n_heads * index_head_dim].
+    tables
+        float32 [n_tokens, 2, rope_dim / 2]: cosines and sines of the tokens' positions.
     weights
-        float32 [n_tokens, index_n_heads].
-    keys
-        uint8 [n_entries, key bytes].
-    position
-        Position of the first query; query i sees entries below (position + i + 1) // ratio.
+        float32 [n_tokens, n_heads]: head weights as projected; scaled here.
     trained
-        BF16 rounding of products and sums; keys are packed FP4.
-    scores
-        Written: float32 [n_tokens, n_entries].
+        Round to BF16 and FP4.
     """
-    n_tokens, n_entries = scores.shape
-    units = (n_entries + _ENTRIES - 1) // _ENTRIES
-    for unit in prange(n_tokens * units):
-        token, first = unit // units, unit % units * _ENTRIES
-        last = min(first + _ENTRIES, n_entries)
-        visible = (position + token + 1) // ratio
-        _score_run(
-            queries[token],
-            weights[token],
+    n_tokens, n_heads = weights.shape
+    factor = (queries.shape[1] // n_heads) ** -0.5 * n_heads**-0.5
+    units = n_tokens * -(-n_heads // _HEADS)
+    return program.add(_index_queries, units, queries, tables, weights, factor, int(trained))
+
+
+@kernel("f32[2], f32[1], f32, i64[1], i64, f32[1], i64, u8[2]")
+def _finish_keys(
+    values: F32,
+    weight: F32,
+    eps: np.float32,
+    place: I64,
+    n_tokens: int,
+    frequencies: F32,
+    trained: int,
+    rows: U8,
+    unit: int,
+) -> None:
+    key = place[0] // RATIO + unit
+    if key >= (place[0] + n_tokens) // RATIO:
+        return
+    table = np.empty((2, frequencies.size), np.float32)
+    finish_row(values[unit], weight, eps, key * RATIO, frequencies, trained, table)
+    hadamard(values[unit], trained)
+    encode_key(values[unit], trained, rows[key])
+
+
+def record_keys(
+    program: Program,
+    values: F32,
+    weight: F32,
+    eps: float,
+    place: I64,
+    n_tokens: int,
+    frequencies: F32,
+    trained: bool,
+    rows: U8,
+) -> Task:
+    """Record norm, rotation, Hadamard transform and packing of the keys that a chunk completes.
+
+    Parameters
+    ----------
+    program
+        Gets a task in its last phase.
+    values
+        float32 [at least n_keys, index_head_dim], overwritten.
+    weight, eps
+        Of the norm.
+    place
+        int64 [1]: position of the chunk's first token when the program runs.
+    n_tokens
+        Of the chunk.
+    frequencies
+        float32 [rope_dim / 2].
+    trained
+        Round to BF16 and pack as FP4.
+    rows
+        Written: uint8 [.., key bytes], key k in row k; argument `KEY_ROWS` of the task.
+    """
+    return program.add(
+        _finish_keys,
+        -(-n_tokens // RATIO),
+        values,
+        weight,
+        eps,
+        place,
+        n_tokens,
+        frequencies,
+        int(trained),
+        rows,
+    )
+
+
+@leaf
+def _score_block(
+    queries: F32,
+    weights: F32,
+    keys: U8,
+    trained: int,
+    unpacked: F32,
+    part: F32,
+    sums: F32,
+    scores: F32,
+) -> None:
+    """Score up to 64 keys: for each the sum over heads of relu(q . k) * weight."""
+    n = scores.size
+    n_filled = -(-n // TILE) * TILE
+    for i in range(n):
+        decode_key(keys[i], trained, unpacked[i])
+    for i in range(n, n_filled):
+        for column in range(unpacked.shape[1]):
+            unpacked[i, column] = 0
+    for first in range(0, queries.shape[1], KEY_BLOCK):
+        products(queries, unpacked[:n_filled], first, KEY_BLOCK, part)
+        for head in range(queries.shape[0]):
+            row, target = part[head, :n], sums[head, :n]
+            for i in range(n):
+                target[i] = row[i] if first == 0 else target[i] + row[i]
+    for i in range(n):
+        scores[i] = 0
+    for head in range(weights.size):
+        weight, row = weights[head], sums[head, :n]
+        for i in range(n):
+            product = round_bf16(row[i]) if trained else row[i]
+            product = np.float32(0) if product <= np.float32(0) else product  # a NaN passes
+            weighted = np.float32(product * weight)
+            scores[i] += round_bf16(weighted) if trained else weighted
+    if trained:
+        for i in range(n):
+            scores[i] = round_bf16(scores[i])
+
+
+@leaf
+def _score_keys(
+    queries: F32,
+    weights: F32,
+    keys: U8,
+    trained: int,
+    part: int,
+    parts: int,
+    inputs: F32,
+    unpacked: F32,
+    sums: F32,
+    scores: F32,
+) -> None:
+    """Score every `parts`-th run of 64 keys of one query, from run `part` on."""
+    n_heads, n_rows = weights.size, inputs.shape[0]
+    width = inputs.shape[1]
+    for head in range(n_rows):
+        row = inputs[head]
+        for column in range(width):
+            row[column] = queries[head * width + column] if head < n_heads else np.float32(0)
+    for first in range(part * _KEYS, scores.size, parts * _KEYS):
+        last = min(first + _KEYS, scores.size)
+        _score_block(
+            inputs,
+            weights,
             keys[first:last],
-            visible - first,
             trained,
-            scores[token, first:last],
+            unpacked,
+            sums[:n_rows],
+            sums[n_rows:],
+            scores[first:last],
         )
 
 
-@leaf
-def _rank(value: np.float32) -> np.uint32:
-    """Map floats to integers of the same order; the two zeros are one."""
-    bits = np.float32(value).view(np.uint32)
-    if value == np.float32(0):
-        return np.uint32(0x80000000)
-    if bits & np.uint32(0x80000000):
-        return np.uint32(~bits)
-    return np.uint32(bits | np.uint32(0x80000000))
+@kernel("f32[2], f32[2], u8[2], i64[1], i64, i64, f32[3], f32[3], f32[3], f32[2]")
+def _scores(
+    queries: F32,
+    weights: F32,
+    keys: U8,
+    place: I64,
+    trained: int,
+    parts: int,
+    inputs: F32,
+    unpacked: F32,
+    sums: F32,
+    scores: F32,
+    unit: int,
+    worker: int,
+) -> None:
+    token = unit // parts
+    _score_keys(
+        queries[token],
+        weights[token],
+        keys,
+        trained,
+        unit % parts,
+        parts,
+        inputs[worker],
+        unpacked[worker],
+        sums[worker],
+        scores[token, : (place[0] + token + 1) // RATIO],
+    )
 
 
-@leaf
-def _threshold(row: F32, count: int) -> tuple[np.uint32, int]:
-    """Find the rank of the count-th highest value, and how many of that rank belong to it.
-
-    Counts values byte by byte of their rank, highest byte first: four passes, no sorting.
-    """
-    prefix = np.uint32(0)
-    room = count
-    counts = np.empty(256, np.int64)
-    for step in range(4):
-        shift = np.uint32(24 - 8 * step)
-        counts[:] = 0
-        for value in row:
-            rank = _rank(value)
-            if step == 0 or (rank >> (shift + np.uint32(8))) == prefix:
-                counts[np.int64((rank >> shift) & np.uint32(255))] += 1
-        byte = 255
-        while counts[byte] < room:
-            room -= counts[byte]
-            byte -= 1
-        prefix = np.uint32((prefix << np.uint32(8)) | np.uint32(byte))
-    return prefix, room
-
-
-@leaf
-def _choose_row(row: F32, chosen: I32) -> None:
-    threshold, room = np.uint32(0), 0
-    if row.size > chosen.size:
-        threshold, room = _threshold(row, chosen.size)
-    count = 0
-    for entry in range(row.size):
-        rank = _rank(row[entry])
-        if rank > threshold or (rank == threshold and room > 0):
-            if rank == threshold:
-                room -= 1
-            if row[entry] > -np.inf:
-                chosen[count] = entry
-                count += 1
-    for slot in range(count, chosen.size):
-        chosen[slot] = -1
+@kernel("f32[2], f32[2], u8[2], i64[1], i64, i32[2], i32[1], f32[2],f32[3], f32[3], f32[3], f32[2]")
+def _score_and_choose(
+    queries: F32,
+    weights: F32,
+    keys: U8,
+    place: I64,
+    trained: int,
+    chosen: I32,
+    counts: I32,
+    best: F32,
+    inputs: F32,
+    unpacked: F32,
+    sums: F32,
+    scores: F32,
+    token: int,
+    worker: int,
+) -> None:
+    row = scores[worker, : (place[0] + token + 1) // RATIO]
+    _score_keys(
+        queries[token],
+        weights[token],
+        keys,
+        trained,
+        0,
+        1,
+        inputs[worker],
+        unpacked[worker],
+        sums[worker],
+        row,
+    )
+    counts[token] = choose_row(row, chosen[token], best[token])
 
 
-@leaf
-def choose(scores: F32, chosen: I32) -> None:
-    """Choose the highest scores of each row; equal ones from the lowest entry up.
+def record_scores(
+    program: Program,
+    queries: F32,
+    weights: F32,
+    keys: U8,
+    place: I64,
+    trained: bool,
+    parts: int,
+    scratch: Scratch,
+    scores: F32,
+) -> Task:
+    """Record scoring the keys that each query may see.
 
     Parameters
     ----------
+    program
+        Gets a task in its last phase.
+    queries
+        float32 [n_tokens, n_heads * index_head_dim] from `record_index_queries`.
+    weights
+        float32 [n_tokens, n_heads], from there too.
+    keys
+        uint8 [.., key bytes]; argument `SCORED_KEYS` of the task.
+    place
+        int64 [1]: position of the first query; query i sees keys below (place + i + 1) // 4.
+    trained
+        BF16 rounding of products and sums; keys are packed FP4.
+    parts
+        Into how many units a token's keys are split; does not change any byte.
+    scratch
+        Of the shapes `score_scratch_shapes`, for each thread.
     scores
-        float32 [n_tokens, n_entries]; -inf is never chosen.
-    chosen
-        Written: int32 [n_tokens, index_topk], entry numbers ascending, then -1.
+        Written: float32 [n_tokens, at least n_keys]; the task's last argument.
     """
-    for token in range(scores.shape[0]):
-        _choose_row(scores[token], chosen[token])
+    units = len(queries) * parts
+    return program.add(
+        _scores, units, queries, weights, keys, place, int(trained), parts, *scratch, scores
+    )
+
+
+def record_score_and_choose(
+    program: Program,
+    queries: F32,
+    weights: F32,
+    keys: U8,
+    place: I64,
+    trained: bool,
+    chosen: I32,
+    counts: I32,
+    best: F32,
+    scratch: Scratch,
+    scores: F32,
+) -> Task:
+    """Record scores and choice token by token, for more tokens than threads.
+
+    Parameters are those of `record_scores` and `record_choose` (choice.py), but `scores`:
+    float32 [threads, at least n_keys], the task's last argument.
+    """
+    return program.add(
+        _score_and_choose,
+        len(queries),
+        queries,
+        weights,
+        keys,
+        place,
+        int(trained),
+        chosen,
+        counts,
+        best,
+        *scratch,
+        scores,
+    )
+
+
+def score_scratch_shapes(
+    threads: int, n_heads: int, width: int
+) -> tuple[tuple[int, int, int], ...]:
+    """Return the shapes of the float32 arrays that `record_scores` wants as scratch."""
+    rows = -(-n_heads // TILE) * TILE
+    return (threads, rows, width), (threads, _KEYS, width), (threads, 2 * rows, _KEYS)

@@ -1,32 +1,47 @@
 """Matrix times activations for every weight format, in one sum order for every batch size.
 
-`Matrix` describes rows of weights where they lie (a read-only map); `arrange` puts
-activations into the order in which the rows are walked; `matmul` does the sums.  One
-parallel region for each call, its units are blocks of rows times blocks of tokens.
+`Matrix` describes rows of weights where they lie (a read-only map); `multiply` records the
+product with activations that lanes.py has arranged.  Few tokens are multiplied row by row
+(row_dot.py), many by tiles (row_tile.py).
 
 Knows nothing of layers.  Follows forward.md section 1 (LQ, LD, LF); the sum order is
-described in row_dot.py.  Twin: tests/reference/row_dot.py.
+described in walks.py.  Twin: tests/reference/row_dot.py.
 """
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import leaf, parallel
-from localv4.kernels.rounding import quantise_block
-from localv4.kernels.row_dot import ROW_FORMATS, lane_columns, row_dot_1, row_dot_4
+from localv4.kernels import tiers
+from localv4.kernels.amx_tile import GROUP_BYTES, amx_tile
+from localv4.kernels.lanes import Lanes, aligned, arrange
+from localv4.kernels.launch import Kernel, Program, Task, kernel
+from localv4.kernels.row_dot import read_i32, row_dot
+from localv4.kernels.row_tile import TILE_ROWS, TILE_TOKENS, row_tile
+from localv4.kernels.walks import Walk, walk_for
 
-__all__ = ["Lanes", "Matrix", "arrange", "matmul"]
+__all__ = [
+    "Lanes",
+    "Matrix",
+    "aligned",
+    "arrange",
+    "multiply",
+    "retarget",
+    "weight_kernels",
+]
 
-_ROWS = 64  # rows and tokens of one unit of parallel work
-_TOKENS = 64
-_CODES = {name: code for code, name in enumerate(ROW_FORMATS)}
+_FEW_TOKENS = 3  # decoding anew for each is as fast as a tile
+_FEW_PAIRS = 5  # where the matrix unit takes over from there
+_UNITS = 64  # into which a matrix is divided for one token, where a unit stays below
+_UNIT_BYTES = 2**19
+_PREFETCH_BYTES = 4096  # ahead of the weights that are being multiplied
+_ARGUMENTS = ", ".join(["i64"] * 18)
 
 F32 = NDArray[np.float32]
-_Arguments = tuple[int, int, int, int, int, int, int, int, int, int]
+_Fields = tuple[int, int, int, int, int, int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +70,7 @@ class Matrix:
     n_columns: int
     first_row: int = 0
     n_rows: int = -1
-    arguments: _Arguments = field(init=False, repr=False)
+    arguments: _Fields = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Gather what the kernel needs once, so that a call costs no look-ups."""
@@ -63,7 +78,6 @@ class Matrix:
         if self.n_rows < 0:
             object.__setattr__(self, "n_rows", self.weights.shape[0])
         arguments = (
-            _CODES[self.format],
             self.weights.ctypes.data,
             self.weights.strides[0],
             0 if scales is None else scales.ctypes.data,
@@ -83,179 +97,246 @@ class Matrix:
     @property
     def lanes(self) -> str:
         """Name of the lane order its activations need."""
-        return "fp8" if self.format == "fp8_as_bf16" else self.format
+        return self.format
 
 
-@dataclass(frozen=True, eq=False)
-class Lanes:
-    """Activations in lane order: float32 [n_tokens, padded columns], rows of any stride."""
+@cache
+def _rows_kernel(walk: Walk) -> Kernel:
+    """Return the kernel for few tokens: a unit is some rows."""
+    dot = row_dot(walk)
 
-    order: str
-    n_columns: int
-    values: F32
-
-    def take(self, rows: NDArray[np.intp]) -> "Lanes":
-        """Return a copy of some tokens."""
-        return Lanes(self.order, self.n_columns, self.values[rows])
-
-
-@lru_cache(maxsize=64)
-def _columns(order: str, n_columns: int) -> NDArray[np.int64]:
-    return lane_columns(order, n_columns)
-
-
-@leaf
-def _arrange_token(x: F32, columns: NDArray[np.int64], quantised: bool, out: F32) -> None:
-    row = np.empty(x.size + 1, np.float32)
-    for i in range(x.size):
-        row[i] = x[i]
-    row[x.size] = 0  # what slots without a column read
-    if quantised:
-        for first in range(0, x.size, 128):
-            quantise_block(row[first : first + 128])
-    for slot in range(columns.size):
-        out[slot] = row[columns[slot]]
-
-
-@parallel
-def _arrange(x: F32, columns: NDArray[np.int64], quantised: bool, out: F32) -> None:
-    for token in prange(x.shape[0]):
-        _arrange_token(x[token], columns, quantised, out[token])
-
-
-def arrange(x: F32, order: str, quantised: bool) -> Lanes:
-    """Put activations into the lane order of a weight format.
-
-    Parameters
-    ----------
-    x
-        float32 [n_tokens, n_columns].
-    order
-        `Matrix.lanes` of the matrices they will meet.
-    quantised
-        Round to FP8 in blocks of 128 columns first (AQ128, forward.md section 1); the values
-        are kept as float32, code times scale, which is exact.
-    """
-    columns = _columns(order, x.shape[1])
-    out = np.empty((x.shape[0], columns.size), np.float32)
-    _arrange(np.ascontiguousarray(x), columns, quantised, out)
-    return Lanes(order, x.shape[1], out)
-
-
-@leaf
-def _multiply_rows(
-    code: int,
-    weights: int,
-    weight_stride: int,
-    scales: int,
-    scale_stride: int,
-    band: int,
-    n_scales: int,
-    n_columns: int,
-    first_row: int,
-    last_row: int,
-    x: int,
-    x_stride: int,
-    n_tokens: int,
-    y: int,
-    y_stride: int,
-    rounds: int,
-) -> None:
-    """Multiply some rows with some tokens, four tokens at a time while there are four."""
-    token = 0
-    while token < n_tokens:
-        several = token + 4 <= n_tokens
-        for row in range(first_row, last_row):
-            w = weights + row * weight_stride
-            s = scales + row // band * scale_stride
-            source = x + token * x_stride
-            target = y + token * y_stride + 4 * (row - first_row)
-            if several:
-                row_dot_4(
-                    code, w, s, n_columns, n_scales, source, x_stride, target, y_stride, rounds
+    @kernel(_ARGUMENTS, name=f"rows_{walk.name}")
+    def rows(
+        weights: int,
+        weight_stride: int,
+        scales: int,
+        scale_stride: int,
+        band: int,
+        n_scales: int,
+        n_columns: int,
+        first_row: int,
+        n_rows: int,
+        x: int,
+        x_stride: int,
+        tokens: int,
+        n_tokens: int,
+        y: int,
+        y_stride: int,
+        rounds: int,
+        unit_rows: int,
+        ahead: int,
+        unit: int,
+    ) -> None:
+        first, last = unit * unit_rows, min((unit + 1) * unit_rows, n_rows)
+        for index in range(n_tokens):
+            token = index if tokens == 0 else read_i32(tokens, index)
+            for row in range(first, last):
+                stored = first_row + row
+                dot(
+                    weights + stored * weight_stride,
+                    scales + stored // band * scale_stride,
+                    n_columns,
+                    n_scales,
+                    x + token * x_stride,
+                    y + index * y_stride + 4 * row,
+                    rounds,
+                    ahead,
                 )
-            else:
-                row_dot_1(
-                    code, w, s, n_columns, n_scales, source, x_stride, target, y_stride, rounds
-                )
-        token += 4 if several else 1
+
+    return rows
 
 
-@parallel
-def _matmul(
-    code: int,
-    weights: int,
-    weight_stride: int,
-    scales: int,
-    scale_stride: int,
-    band: int,
-    n_scales: int,
-    n_columns: int,
-    first_row: int,
-    n_rows: int,
-    x: int,
-    x_stride: int,
-    n_tokens: int,
-    y: int,
-    y_stride: int,
-    rounds: int,
-) -> None:
-    token_blocks = (n_tokens + _TOKENS - 1) // _TOKENS
-    row_blocks = (n_rows + _ROWS - 1) // _ROWS
-    for unit in prange(row_blocks * token_blocks):
-        row = unit // token_blocks * _ROWS
-        token = unit % token_blocks * _TOKENS
-        _multiply_rows(
-            code,
-            weights,
+@cache
+def _tiles_kernel(walk: Walk) -> Kernel:
+    """Return the kernel for many tokens: a unit is 16 rows by 64 tokens."""
+    tile = row_tile(walk, (2, 2) if tiers.active() in ("avx2", "generic") else (4, 4))
+
+    @kernel(_ARGUMENTS, name=f"tiles_{walk.name}")
+    def tiles(
+        weights: int,
+        weight_stride: int,
+        scales: int,
+        scale_stride: int,
+        band: int,
+        n_scales: int,
+        n_columns: int,
+        first_row: int,
+        n_rows: int,
+        x: int,
+        x_stride: int,
+        tokens: int,
+        n_tokens: int,
+        y: int,
+        y_stride: int,
+        rounds: int,
+        token_blocks: int,
+        unused: int,
+        unit: int,
+    ) -> None:
+        # blocks of stored rows, so that a block never has two rows of scales
+        block = first_row // TILE_ROWS + unit // token_blocks
+        first = max(first_row, block * TILE_ROWS)
+        last = min(first_row + n_rows, (block + 1) * TILE_ROWS)
+        token = unit % token_blocks * TILE_TOKENS
+        tile(
+            weights + first * weight_stride,
             weight_stride,
-            scales,
-            scale_stride,
-            band,
-            n_scales,
+            scales + first // band * scale_stride,
+            scale_stride if band == 1 else 0,
+            last - first,
             n_columns,
-            first_row + row,
-            first_row + min(row + _ROWS, n_rows),
-            x + token * x_stride,
+            n_scales,
+            x if tokens != 0 else x + token * x_stride,
             x_stride,
-            min(_TOKENS, n_tokens - token),
-            y + token * y_stride + 4 * row,
+            0 if tokens == 0 else tokens + 4 * token,
+            min(n_tokens - token, TILE_TOKENS),
+            y + token * y_stride + 4 * (first - first_row),
             y_stride,
             rounds,
         )
 
+    return tiles
 
-def matmul(x: Lanes, matrix: Matrix, rounds: bool, out: F32 | None = None) -> F32:
-    """Multiply activations with a matrix: y = x W^T.
+
+@cache
+def _amx_kernel(walk: Walk) -> Kernel:
+    """Return the kernel for packed tokens: a unit is 16 rows by all tokens."""
+    tile = amx_tile(walk)
+
+    @kernel(_ARGUMENTS, name=f"amx_{walk.name}")
+    def amx(
+        weights: int,
+        weight_stride: int,
+        scales: int,
+        scale_stride: int,
+        band: int,
+        n_scales: int,
+        n_columns: int,
+        first_row: int,
+        n_rows: int,
+        x: int,
+        x_stride: int,
+        tokens: int,
+        n_tokens: int,
+        y: int,
+        y_stride: int,
+        rounds: int,
+        unused: int,
+        unused_too: int,
+        unit: int,
+    ) -> None:
+        block = first_row // TILE_ROWS + unit
+        first = max(first_row, block * TILE_ROWS)
+        last = min(first_row + n_rows, (block + 1) * TILE_ROWS)
+        tile(
+            weights + first * weight_stride,
+            weight_stride,
+            scales + first // band * scale_stride,
+            scale_stride if band == 1 else 0,
+            last - first,
+            n_columns,
+            n_scales,
+            x,
+            n_tokens,
+            y + 4 * (first - first_row),
+            y_stride,
+            rounds,
+        )
+
+    return amx
+
+
+def weight_kernels(weight_format: str, activations: str) -> list[Kernel]:
+    """Return the kernels that multiply a format with such activations (see `walk_for`)."""
+    walk = walk_for(weight_format, activations)
+    if tiers.active() == "amx" and walk.layout == "bf16":
+        return [_rows_kernel(walk), _amx_kernel(walk)]
+    kernels = [_rows_kernel(walk), _tiles_kernel(walk)]
+    if tiers.active() == "amx" and walk.layout in GROUP_BYTES:
+        kernels.append(_amx_kernel(walk))
+    return kernels
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _rows_in_unit(matrix: Matrix) -> int:
+    """Return how many rows a thread takes at a time: several units a thread, none too small."""
+    largest = max(1, _UNIT_BYTES // matrix.weights.strides[0])
+    return min(largest, max(1, -(-matrix.n_rows // _UNITS)))
+
+
+def multiply(
+    program: Program,
+    x: Lanes,
+    matrix: Matrix,
+    out: F32,
+    rounds: bool,
+    tokens: NDArray[np.int32] | None = None,
+) -> Task:
+    """Record a product y = x W^T.
 
     Parameters
     ----------
+    program
+        Gets a task in its last phase.
     x
-        Activations arranged in the matrix's lane order.
+        Activations in the matrix's lanes.
     matrix
         Weights [n_rows, n_columns].
+    out
+        Written: float32 [n_tokens, n_rows], rows of any stride.
     rounds
         Round the float32 sums to BF16 (ties to even; kept as float32).
-    out
-        float32 [n_tokens, n_rows] to write to, rows of any stride; made if None.
+    tokens
+        int32 [n]: which tokens of x are multiplied, in this order; all if None.
 
     Returns
     -------
-    float32 [n_tokens, n_rows].  A row's bytes depend on that token's activations alone.
+    The task, for `retarget`.  A row's bytes depend on that token's activations alone.
     """
     assert x.order == matrix.lanes, (x.order, matrix.format)
     assert x.n_columns == matrix.n_columns, (x.n_columns, matrix.n_columns)
-    n_tokens = x.values.shape[0]
-    if out is None:
-        out = np.empty((n_tokens, matrix.n_rows), np.float32)
-    assert x.values.strides[1] == out.strides[1] == 4
-    _matmul(
+    if tokens is not None:
+        x = replace(x, tokens=tokens, blocks=None)
+    n_tokens = len(x)
+    assert out.shape == (n_tokens, matrix.n_rows), (out.shape, n_tokens, matrix.n_rows)
+    assert out.strides[1] == 4
+    walk = x.walk
+    end = matrix.first_row + matrix.n_rows
+    row_blocks = -(-end // TILE_ROWS) - matrix.first_row // TILE_ROWS
+    memory = x.memory
+    pairs = tiers.active() == "amx" and walk.layout == "bf16"
+    if n_tokens <= (_FEW_PAIRS if pairs else _FEW_TOKENS):
+        function = _rows_kernel(walk)
+        unit_rows = _rows_in_unit(matrix)
+        units, last = -(-matrix.n_rows // unit_rows), (unit_rows, _PREFETCH_BYTES)
+    elif x.blocks is not None:
+        function, memory = _amx_kernel(walk), x.blocks
+        units, last = row_blocks, (0, 0)
+    else:
+        function = _tiles_kernel(walk)
+        token_blocks = -(-n_tokens // TILE_TOKENS)
+        units, last = row_blocks * token_blocks, (token_blocks, 0)
+    task = program.add(
+        function,
+        units,
         *matrix.arguments,
-        x.values.ctypes.data,
-        x.values.strides[0],
+        _address(memory),
+        memory.strides[0],
+        _address(x.tokens) if x.tokens.size else 0,
         n_tokens,
-        out.ctypes.data,
+        _address(out),
         out.strides[0],
         int(rounds),
+        *last,
     )
-    return out
+    task.keep(matrix, x, out)
+    return task
+
+
+def retarget(task: Task, matrix: Matrix) -> None:
+    """Let a recorded product use another matrix of the same format and shape."""
+    task.words[: len(matrix.arguments)] = matrix.arguments
+    task.replace_kept(0, matrix)

@@ -13,8 +13,7 @@ __all__ = [
     "encode_e2m1",
     "encode_e4m3",
     "fp4_block",
-    "fp8_block",
-    "quantise_block",
+    "fp8_blocks",
     "round_bf16",
     "round_e2m1",
     "round_e4m3",
@@ -48,19 +47,36 @@ def _power_of_two_scale(largest: np.float32, reciprocal: np.float32) -> np.float
 
 
 @leaf
-def round_e4m3(value: np.float32) -> np.float32:
-    """Round a float32 of magnitude at most 448 to the nearest E4M3 value, ties to even."""
+def _round_to_steps(
+    value: np.float32, largest: np.float32, least: np.uint32, above: np.uint32
+) -> np.float32:
+    """Round to a format's steps, ties to even, without a branch; NaN stays NaN.
+
+    Parameters
+    ----------
+    value
+        Any float32; what is beyond `largest`, the format's largest number, becomes it.
+    least
+        Bits of the smallest normal number; below it the steps do not shrink.
+    above
+        Places a float32's mantissa has more than the format's, shifted to the exponent.
+    """
     bits = np.float32(value).view(np.uint32)
-    magnitude = bits & np.uint32(0x7FFFFFFF)
-    if magnitude > np.uint32(0x7F800000):
-        return np.float32(np.nan)
-    if magnitude < np.uint32(0x3C800000):  # below 2^-6: steps of 2^-9
-        shift = np.float32(24576.0)  # 1.5 * 2^14, whose last place is 2^-9
-        size = np.float32(np.float32(np.abs(value) + shift) - shift)
-        return np.float32(np.copysign(size, value))
-    odd = (bits >> np.uint32(20)) & np.uint32(1)
-    rounded = np.uint32(bits + np.uint32(0x7FFFF) + odd) & np.uint32(0xFFF00000)
-    return np.uint32(rounded).view(np.float32)
+    size = np.uint32(bits & np.uint32(0x7FFFFFFF)).view(np.float32)
+    size = largest if size > largest else size
+    exponent = np.uint32(max(np.float32(size).view(np.uint32), least) & np.uint32(0x7F800000))
+    # a power of two whose last place is the step
+    shift = np.uint32(exponent + above).view(np.float32)
+    size = np.float32(np.float32(size + shift) - shift)
+    magnitude = np.float32(size).view(np.uint32) & np.uint32(0x7FFFFFFF)
+    return np.uint32(magnitude | (bits & np.uint32(0x80000000))).view(np.float32)
+
+
+@leaf
+def round_e4m3(value: np.float32) -> np.float32:
+    """Round a float32 to the nearest E4M3 value, ties to even, or to 448."""
+    least, above = np.uint32(0x3C800000), np.uint32(20 << 23)
+    return _round_to_steps(value, np.float32(448), least, above)
 
 
 @leaf
@@ -78,25 +94,8 @@ def encode_e4m3(value: np.float32) -> np.uint8:
 
 @leaf
 def round_e2m1(value: np.float32) -> np.float32:
-    """Round a float32 of magnitude at most 6 to the nearest E2M1 value, ties to even mantissa."""
-    size = np.abs(value)
-    if size <= np.float32(0.25):
-        size = np.float32(0)
-    elif size < np.float32(0.75):
-        size = np.float32(0.5)
-    elif size <= np.float32(1.25):
-        size = np.float32(1)
-    elif size < np.float32(1.75):
-        size = np.float32(1.5)
-    elif size <= np.float32(2.5):
-        size = np.float32(2)
-    elif size < np.float32(3.5):
-        size = np.float32(3)
-    elif size <= np.float32(5):
-        size = np.float32(4)
-    else:
-        size = np.float32(6)
-    return np.float32(np.copysign(size, value))
+    """Round a float32 to the nearest E2M1 value, ties to even mantissa, or to 6."""
+    return _round_to_steps(value, np.float32(6), np.uint32(0x3F800000), np.uint32(22 << 23))
 
 
 @leaf
@@ -112,44 +111,37 @@ def encode_e2m1(value: np.float32) -> np.uint8:
 
 
 @leaf
-def _largest(block: F32, floor: np.float32) -> np.float32:
+def _larger(largest: np.uint32, value: np.float32) -> np.uint32:
     # magnitudes compare as their bits do; infinities and NaN are the largest
-    largest = np.float32(floor).view(np.uint32)
-    for value in block:
-        largest = max(largest, np.float32(value).view(np.uint32) & np.uint32(0x7FFFFFFF))
-    return np.uint32(largest).view(np.float32)
+    return max(largest, np.uint32(np.float32(value).view(np.uint32) & np.uint32(0x7FFFFFFF)))
 
 
 @leaf
-def _clamped(value: np.float32, limit: np.float32) -> np.float32:
-    if value > limit:
-        return limit
-    if value < -limit:
-        return np.float32(-limit)
-    return value  # also a NaN, which must stay one
+def fp8_blocks(blocks: F32, scales: F32) -> None:
+    """Round every row of `blocks` to FP8 in place, unscaled, and write its scale.
 
-
-@leaf
-def fp8_block(block: F32) -> np.float32:
-    """Round a block to FP8 in place, unscaled; return its power-of-two scale."""
-    scale = _power_of_two_scale(_largest(block, np.float32(1e-4)), np.float32(1 / 448))
-    for i in range(block.size):
-        block[i] = round_e4m3(_clamped(np.float32(block[i] / scale), np.float32(448)))
-    return scale
+    Takes all blocks at once because a slice of memory that a kernel owns costs more than
+    rounding it.
+    """
+    for block in range(blocks.shape[0]):
+        largest = np.float32(1e-4).view(np.uint32)
+        for i in range(blocks.shape[1]):
+            largest = _larger(largest, blocks[block, i])
+        scale = _power_of_two_scale(np.uint32(largest).view(np.float32), np.float32(1 / 448))
+        inverse = np.float32(np.float32(1) / scale)  # exact, as are products with it
+        for i in range(blocks.shape[1]):
+            blocks[block, i] = round_e4m3(np.float32(blocks[block, i] * inverse))
+        scales[block] = scale
 
 
 @leaf
 def fp4_block(block: F32) -> np.float32:
     """Round a block to FP4 in place, unscaled; return its power-of-two scale."""
-    scale = _power_of_two_scale(_largest(block, np.float32(6 * 2.0**-126)), np.float32(1 / 6))
+    largest = np.float32(6 * 2.0**-126).view(np.uint32)
     for i in range(block.size):
-        block[i] = round_e2m1(_clamped(np.float32(block[i] / scale), np.float32(6)))
+        largest = _larger(largest, block[i])
+    scale = _power_of_two_scale(np.uint32(largest).view(np.float32), np.float32(1 / 6))
+    inverse = np.float32(np.float32(1) / scale)
+    for i in range(block.size):
+        block[i] = round_e2m1(np.float32(block[i] * inverse))
     return scale
-
-
-@leaf
-def quantise_block(block: F32) -> None:
-    """Round a block to FP8 with its power-of-two scale, in place: code times scale."""
-    scale = fp8_block(block)
-    for i in range(block.size):
-        block[i] *= scale

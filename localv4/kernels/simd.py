@@ -11,11 +11,27 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-__all__ = ["F32", "F32X16", "I8", "I16", "I32", "I64", "LANES", "Emitter", "vector"]
+__all__ = ["BF16", "F16", "F32", "F32X16", "I8", "I16", "I32", "I64", "LANES", "Emitter", "vector"]
 
 LANES = 16
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-F32 = ir.FloatType()
+F16, F32 = ir.HalfType(), ir.FloatType()
+
+
+class _Bf16(ir.Type):  # type: ignore[misc]
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Bf16)
+
+    def __hash__(self) -> int:
+        return hash("bfloat")
+
+
+BF16 = _Bf16()
 
 
 def vector(element: Any, lanes: int = LANES) -> Any:
@@ -40,6 +56,13 @@ class Emitter:
         """Return a vector constant with one value in every lane."""
         return self.constant(element, [value] * lanes)
 
+    def splat(self, value: Any) -> Any:
+        """Return 16 lanes of a scalar."""
+        single = self.builder.insert_element(
+            ir.Constant(vector(value.type), ir.Undefined), value, ir.Constant(I32, 0)
+        )
+        return self.shuffle(single, single, [0] * LANES)
+
     def shuffle(self, first: Any, second: Any, lanes: Iterable[int]) -> Any:
         """Pick lanes of the concatenation of two vectors."""
         return self.builder.shuffle_vector(first, second, self.constant(I32, list(lanes)))
@@ -54,15 +77,16 @@ class Emitter:
         """Return the address of record `index` in an array of records."""
         return self.builder.add(address, self.builder.mul(index, ir.Constant(I64, n_bytes)))
 
-    def load(self, address: Any, kind: Any) -> Any:
-        """Load from an address of any alignment."""
+    def load(self, address: Any, kind: Any, alignment: int = 1) -> Any:
+        """Load from an address of any alignment, or of the one promised."""
         value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
-        value.align = 1
+        value.align = alignment
         return value
 
-    def store(self, address: Any, value: Any) -> None:
-        """Store to an address of any alignment."""
-        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = 1
+    def store(self, address: Any, value: Any, alignment: int = 1) -> None:
+        """Store to an address of any alignment, or of the one promised."""
+        pointer = self.builder.inttoptr(address, value.type.as_pointer())
+        self.builder.store(value, pointer).align = alignment
 
     def fma(self, left: Any, right: Any, addend: Any) -> Any:
         """Return left * right + addend, rounded once, lane by lane."""
@@ -73,6 +97,31 @@ class Emitter:
             f"llvm.fma.v{kind.count}f32",
         )
         return self.builder.call(function, [left, right, addend])
+
+    def call(self, name: str, kind: Any, *arguments: Any) -> Any:
+        """Call an LLVM intrinsic that returns `kind`."""
+        signature = ir.FunctionType(kind, [argument.type for argument in arguments])
+        function = cgutils.get_or_insert_function(self.builder.module, signature, name)
+        return self.builder.call(function, arguments)
+
+    def prefetch(self, address: Any) -> None:
+        """Ask for the cache line at an address, which may lie outside the array."""
+        pointer = self.builder.inttoptr(address, I8.as_pointer())
+        flags = [ir.Constant(I32, value) for value in (0, 3, 1)]  # read, keep, data
+        self.call("llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
+
+    def halves(self, value: Any) -> list[Any]:
+        """Split a vector into its lower and its upper half."""
+        half = value.type.count // 2
+        return [self.shuffle(value, value, range(i * half, (i + 1) * half)) for i in (0, 1)]
+
+    def join(self, lower: Any, upper: Any) -> Any:
+        """Put two vectors side by side."""
+        return self.shuffle(lower, upper, range(2 * lower.type.count))
+
+    def neighbours(self, value: Any) -> Any:
+        """Exchange lanes 0 and 1, 2 and 3, and so on."""
+        return self.shuffle(value, value, [lane ^ 1 for lane in range(value.type.count)])
 
     def round_to_bf16(self, value: Any) -> Any:
         """Round finite float32 (a scalar or lanes) to BF16, ties to even, kept as float32."""
@@ -104,9 +153,10 @@ class Emitter:
             byte = self.load(self.builder.add(source, loop.index), I8)
             self.store(self.builder.add(target, loop.index), byte)
 
-    def memory(self, n_bytes: int) -> Any:
+    def memory(self, n_bytes: int, alignment: int = 1) -> Any:
         """Return the address of uninitialised stack memory."""
         memory = cgutils.alloca_once(self.builder, I8, size=ir.Constant(I32, n_bytes))
+        memory.align = alignment
         return self.builder.ptrtoint(memory, I64)
 
     def clear(self, address: Any, n_bytes: int) -> None:

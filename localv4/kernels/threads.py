@@ -17,9 +17,11 @@ from localv4.settings import set_library_default
 
 __all__ = ["choose_threads", "computing"]
 
-# libgomp's waiting threads spin by default, which costs a factor of ten as soon as another
-# program wants a core.  It reads this when the first parallel kernel loads it.
+# libgomp's waiting threads spin for milliseconds by default, which costs a factor of ten as
+# soon as another program wants a core.  Here they spin for some microseconds, the time between
+# two phases of a program, and then sleep.  It reads this when the first program is run.
 set_library_default("OMP_WAIT_POLICY", "PASSIVE")
+set_library_default("GOMP_SPINCOUNT", "20000")
 
 _lock = threading.RLock()
 

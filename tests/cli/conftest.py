@@ -74,6 +74,7 @@ class FakeEngine:
     is_base: bool = False
     tokenizer: object | None = "a tokenizer"
     profile: str = "preview"
+    threads: int = 2
     default_thinking: str = "high"
     plan: MemoryPlan = field(default_factory=lambda: MemoryPlan(1, 2, 3, 4, 5, 6, 7, budget=2**30))
     stats: Stats = field(

@@ -1,4 +1,6 @@
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,6 +47,11 @@ def test_the_seed_decides_the_bytes(command, tmp_path):
         (["--compress-ratios", "3"], "3"),
         (["--compress-ratios", ""], "0,4,128"),
         (["--seed", "-1"], "seed"),
+        (["--layers", "0"], "from 1 to 512"),
+        (["--layers", "many"], "--layers"),
+        (["--full-width", "--layers", "44"], "from 1 to 43"),
+        (["--layers", "2", "--compress-ratios", "0"], "both given"),
+        (["--dspark", "--mtp"], "ask for one"),
         (["--preset", "huge"], "'flash', 'pro'"),
     ],
 )
@@ -67,3 +74,34 @@ def test_the_hint_can_be_typed_as_it_is(command, tmp_path):
     folder = tmp_path / "two words"
     result = command("synth", str(folder), "--compress-ratios", "0")
     assert f"localv4 run -m '{folder}' Hello" in result.err
+
+
+def test_a_sparse_full_width_checkpoint_is_shown_like_the_real_one(command, tmp_path):
+    folder = str(tmp_path / "model")
+    made = command(
+        "synth", folder, "--preset", "flash", "--full-width", "--sparse", "--layers", "1"
+    )
+    assert (made.code, made.out) == (0, "")
+    assert made.err.count("\n") == 1
+    assert f"MiB on disk; try: localv4 show {folder}" in made.err
+    report = json.loads(command("show", folder, "--json").out)
+    assert report["config"]["hidden_size"] == 4096
+    assert report["config"]["num_nextn_predict_layers"] == 1
+
+
+def test_a_size_changes_the_full_width(command, tmp_path):
+    folder = str(tmp_path / "model")
+    flags = "--full-width --sparse --no-mtp --layers 1 --size n_routed_experts=8"
+    assert command("synth", folder, *flags.split(), "-q").err == ""
+    config = json.loads(command("show", folder, "--json").out)["config"]
+    assert (config["n_routed_experts"], config["moe_intermediate_size"]) == (8, 2048)
+    assert config["num_nextn_predict_layers"] == 0
+
+
+def test_a_full_disk_is_refused_with_both_numbers(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
+    result = command("synth", str(tmp_path / "model"), "--full-width", "--layers", "3")
+    assert (result.code, result.out) == (4, "")
+    assert "needs 12.0 GiB and 1.00 GiB are free" in result.err
+    assert result.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

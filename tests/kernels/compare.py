@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
 
 COMPILED = not numba.config.DISABLE_JIT
 needs_compiler = pytest.mark.skipif(not COMPILED, reason="NUMBA_DISABLE_JIT=1")

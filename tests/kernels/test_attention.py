@@ -5,8 +5,11 @@ import pytest
 from numpy.typing import NDArray
 
 from localv4 import quant
-from localv4.kernels.attention import attend
-from localv4.kernels.kv_rows import encode_entries
+from localv4.kernels.attention import attend_scratch_shapes, record_attend
+from localv4.kernels.heads import head_norm
+from localv4.kernels.kv_rows import encode_entry
+from localv4.kernels.launch import Program
+from localv4.kernels.rope import rotate
 from localv4.quant import bf16
 from tests.kernels.compare import F32, assert_bf16_close, assert_same_bytes, relative_rms
 from tests.reference import kernels_attention as twin
@@ -15,14 +18,70 @@ from tests.reference.forward_attention import candidate_blocks
 from tests.reference.forward_numerics import Numerics
 
 ROPE_DIM = 8
+EPS = 1e-6
 
 
 def packed(entries: F32, rope_dim: int, trained: bool):
     plain = entries.shape[1] - rope_dim
     n_bytes = plain + 2 * rope_dim + -(-(plain // 64) // 8) * 8
     rows = np.empty((len(entries), n_bytes if trained else 4 * entries.shape[1]), np.uint8)
-    encode_entries(entries.copy(), rope_dim, trained, rows)
+    for entry, row in zip(entries.copy(), rows, strict=True):
+        encode_entry(entry, rope_dim, int(trained), row)
     return rows
+
+
+def attend(
+    queries: F32,
+    ring: NDArray[np.uint8],
+    fresh: NDArray[np.uint8],
+    compressed: NDArray[np.uint8],
+    chosen: NDArray[np.int32],
+    n_chosen: NDArray[np.int32],
+    sinks: F32,
+    *,
+    tables: F32,
+    position: int,
+    ratio: int,
+    scale: float,
+    trained: bool,
+    groups: int,
+    eps: float | None = None,
+) -> F32:
+    """Attend with queries [n, heads, head_dim], normalised already unless `eps` is given."""
+    n_tokens, n_heads, head_dim = queries.shape
+    out = np.full((n_tokens, n_heads * head_dim), np.nan, np.float32)
+    shapes = attend_scratch_shapes(1, n_heads, head_dim, groups)
+    first, second, third, fourth = (np.full(shape, np.nan, np.float32) for shape in shapes)
+    program = Program()
+    program.phase("attention")
+    record_attend(
+        program,
+        queries.reshape(n_tokens, -1).copy(),
+        eps,
+        tables,
+        np.array([position], np.int64),
+        ratio,
+        ring,
+        fresh,
+        compressed,
+        chosen,
+        n_chosen,
+        sinks,
+        scale,
+        trained,
+        groups,
+        (first, second, third, fourth),
+        out,
+    )
+    program.run(1)
+    return out.reshape(queries.shape)
+
+
+def no_rotation(n_tokens: int, rope_dim: int) -> F32:
+    """Return cosines and sines that leave queries and results as they are."""
+    tables = np.zeros((n_tokens, 2, rope_dim // 2), np.float32)
+    tables[:, 0] = 1
+    return tables
 
 
 class Case(NamedTuple):
@@ -37,39 +96,50 @@ class Case(NamedTuple):
     position: int
     window: int
 
-    def run(self, trained: bool, head_groups: int = 1, tokens: slice = slice(None)) -> F32:
+    def run(self, trained: bool, groups: int = 1, tokens: slice = slice(None)) -> F32:
         """Attend with some of the queries, as a chunk of their own."""
         first, end, _ = tokens.indices(len(self.queries))
         position = self.position + first
-        before = np.full((self.window - 1, self.kv.shape[1]), np.nan, np.float32)
-        kept = min(position, self.window - 1)
-        before[len(before) - kept :] = self.kv[position - kept : position]
-        window = np.concatenate([before, self.kv[position : self.position + end]])
-        out = np.full((end - first, *self.queries.shape[1:]), np.nan, np.float32)
-        attend(
+        ring = np.full((self.window, self.kv.shape[1]), np.nan, np.float32)
+        for place in range(max(0, position - self.window), position):
+            ring[place % self.window] = self.kv[place]
+        every = not self.chosen.shape[1]
+        return attend(
             self.queries[tokens],
-            window,
+            packed(ring, ROPE_DIM, trained),
+            packed(self.kv[position : self.position + end], ROPE_DIM, trained),
             packed(self.entries, ROPE_DIM, trained),
             self.chosen[tokens],
             self.n_chosen[tokens],
             self.sinks,
-            position,
-            ROPE_DIM,
-            np.float32(self.scale),
-            trained,
-            head_groups,
-            out,
+            tables=self.tables[tokens],
+            position=position,
+            ratio=self.ratio if every else 4,
+            scale=self.scale,
+            trained=trained,
+            groups=groups,
         )
-        return out
+
+    @property
+    def ratio(self) -> int:
+        """Tokens of an entry where all complete ones are attended to."""
+        return 4 if len(self.entries) else 0
+
+    @property
+    def tables(self) -> F32:
+        """Cosines and sines of the queries' positions."""
+        return no_rotation(len(self.queries), ROPE_DIM)
 
     @property
     def scale(self) -> float:
+        """Factor of the scores."""
         return float(self.kv.shape[1] ** -0.5)
 
     def chosen_of(self, token: int) -> NDArray[np.int64]:
-        count = int(self.n_chosen[token])
         row = self.chosen[token]
-        return row[:count].astype(np.int64) if row.size else np.arange(count)
+        if row.size:
+            return np.asarray(row[: int(self.n_chosen[token])].astype(np.int64), np.int64)
+        return np.arange((self.position + token + 1) // 4 if self.ratio else 0, dtype=np.int64)
 
 
 def random_case(
@@ -85,7 +155,8 @@ def random_case(
     rng = np.random.default_rng([position, n_entries])
     shapes = (position + n_tokens, width), (n_entries, width)
     kv, entries = (bf16.round(rng.standard_normal(shape)) for shape in shapes)
-    entries[:, :-ROPE_DIM] = quant.fp8_sim(entries[:, :-ROPE_DIM], 64)
+    for rows in (kv, entries):
+        rows[:, :-ROPE_DIM] = quant.fp8_sim(rows[:, :-ROPE_DIM], 64)
     counts = rng.integers(0, (n_chosen or n_entries) + 1, n_tokens)
     chosen = np.full((n_tokens, n_chosen), -1)
     for row, count in zip(chosen, counts, strict=True):
@@ -106,7 +177,7 @@ CASES = {
     "start": random_case(0, n_tokens=3),
     "window-fills": random_case(13, n_tokens=6),
     "blocks-of-64": random_case(200, window=128, n_tokens=3),
-    "all-entries": random_case(60, n_entries=15),
+    "all-entries": random_case(56, n_entries=15),
     "chosen-entries": random_case(300, n_entries=75, n_chosen=70),
     "more-room-than-entries": random_case(9, n_entries=5, n_chosen=5),
 }
@@ -143,8 +214,8 @@ def test_blocks_as_trained(name: str):
 def test_neither_groups_of_heads_nor_chunks_change_a_byte(name: str, trained: bool):
     case = CASES[name]
     whole = case.run(trained)
-    for head_groups in (2, 3, 5):
-        assert_same_bytes(case.run(trained, head_groups), whole)
+    for groups in (2, 3, 5):
+        assert_same_bytes(case.run(trained, groups), whole)
     for piece in (1, 2):
         parts = [
             case.run(trained, tokens=slice(first, min(first + piece, len(whole))))
@@ -162,11 +233,22 @@ def test_matches_the_golden(fixtures):
     for row, candidates in zip(chosen, listed, strict=True):
         taken = candidates[candidates >= 0]
         row[: len(taken)] = taken
-    no_window = np.empty((len(q) - 1, 128), np.float32)
-    out = np.empty_like(q)
     rows = packed(kv, 128, True)
-    scale = fixtures["sparse_attn.scale"][0]
-    attend(q, no_window, rows, chosen, counts, sink, 0, 128, scale, True, 2, out)
+    out = attend(
+        q,
+        np.empty((0, rows.shape[1]), np.uint8),
+        rows[: len(q)],
+        rows,
+        chosen,
+        counts,
+        sink,
+        tables=no_rotation(len(q), 128),
+        position=0,
+        ratio=4,
+        scale=float(fixtures["sparse_attn.scale"][0]),
+        trained=True,
+        groups=2,
+    )
     assert relative_rms(out, fixtures["sparse_attn.o"]) < 3e-3
 
 
@@ -193,3 +275,41 @@ def test_no_number_stays_in_its_head():
         lost = np.isnan(case._replace(queries=queries).run(trained))
         assert lost[1, 2].all()
         assert lost.sum() == lost[1, 2].size
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_queries_are_normalised_and_turned_and_results_turned_back(trained: bool):
+    rng = np.random.default_rng(4)
+    queries = bf16.round(rng.standard_normal((2, 3, 72)) * 5)
+    rows = packed(bf16.round(rng.standard_normal((2, 72))), ROPE_DIM, trained)
+    turns = rng.uniform(0, 6, (2, 4)).astype(np.float32)
+    tables = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    none, no_rows = np.zeros((2, 0), np.int32), np.empty((0, rows.shape[1]), np.uint8)
+    ring = np.zeros((16, rows.shape[1]), np.uint8)
+
+    def run(given: F32, tables: F32, eps: float | None) -> F32:
+        return attend(
+            given,
+            ring,
+            rows,
+            no_rows,
+            none,
+            np.zeros(2, np.int32),
+            np.zeros(3, np.float32),
+            tables=tables,
+            position=0,
+            ratio=0,
+            scale=0.3,
+            trained=trained,
+            groups=1,
+            eps=eps,
+        )
+
+    ready = queries.copy()
+    for token, head in np.ndindex(2, 3):
+        head_norm(ready[token, head], np.float32(EPS), int(trained), np.empty(72, np.float32))
+        rotate(ready[token, head], tables[token], np.float32(1), int(trained))
+    expected = run(ready, no_rotation(2, ROPE_DIM), None)
+    for token, head in np.ndindex(2, 3):
+        rotate(expected[token, head], tables[token], np.float32(-1), int(trained))
+    assert_same_bytes(run(queries, tables, EPS), expected)

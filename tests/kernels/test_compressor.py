@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from localv4.kernels.compressor import compress
+from localv4.kernels.compressor import record_compress
+from localv4.kernels.launch import Program
 from tests.kernels.compare import assert_same_bytes
 from tests.reference import kernels_compressor as twin
 
@@ -28,9 +29,24 @@ def compress_in_pieces(kv, score, ape, overlap: bool, ends):
     score_state = np.full((coff * ratio, columns), -np.inf, np.float32)
     entries, start = [np.empty((0, columns // coff), np.float32)], 0
     for end in ends:
-        part = np.full((end // ratio - start // ratio, columns // coff), np.nan, np.float32)
-        compress(kv[start:end], score[start:end], ape, start, overlap, kv_state, score_state, part)
-        entries.append(part)
+        part = np.full((-(-(end - start) // ratio), columns // coff), np.nan, np.float32)
+        program, place = Program(), np.array([start], np.int64)
+        program.phase("compressor")
+        record_compress(
+            program,
+            kv[start:end],
+            score[start:end],
+            ape,
+            place,
+            overlap,
+            kv_state,
+            score_state,
+            part,
+        )
+        program.run(1)
+        n_entries = end // ratio - start // ratio
+        assert np.isnan(part[n_entries:]).all()
+        entries.append(part[:n_entries])
         start = end
     return np.concatenate(entries), kv_state, score_state
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from localv4 import quant
-from localv4.kernels.kv_rows import decode_entries, decode_key, encode_entries, encode_keys
+from localv4.kernels.kv_rows import decode_entry, decode_key, encode_entry, encode_key
 from localv4.quant import bf16, e2m1
 from tests.kernels.compare import F32, assert_same_bytes, assert_same_numbers
 
@@ -16,19 +16,20 @@ def entry_round_trip(values: F32, rope_dim: int, trained: bool = True) -> F32:
     plain = values.shape[1] - rope_dim
     n_bytes = plain + 2 * rope_dim + -(-(plain // 64) // 8) * 8 if trained else 4 * values.shape[1]
     rows = np.full((len(values), n_bytes), 0xAA, np.uint8)
-    encode_entries(values.copy(), rope_dim, trained, rows)
     out = np.empty_like(values)
-    decode_entries(rows, rope_dim, trained, out)
+    for entry, row, back in zip(values.copy(), rows, out, strict=True):
+        encode_entry(entry, rope_dim, int(trained), row)
+        decode_entry(row, rope_dim, int(trained), back)
     return out
 
 
 def key_round_trip(values: F32, trained: bool = True) -> F32:
     size = values.shape[1]
     rows = np.full((len(values), size // 2 + size // 32 if trained else 4 * size), 0xAA, np.uint8)
-    encode_keys(values.copy(), trained, rows)
     out = np.empty_like(values)
-    for row, key in zip(rows, out, strict=True):
-        decode_key(row, trained, key)
+    for key, row, back in zip(values.copy(), rows, out, strict=True):
+        encode_key(key, int(trained), row)
+        decode_key(row, int(trained), back)
     return out
 
 
@@ -72,7 +73,8 @@ def test_every_fp8_code_with_every_scale():
     for scale in range(1, 255):
         scales = np.full((4, 8), scale, np.uint8)
         out = np.empty((4, 64), np.float32)
-        decode_entries(np.concatenate([codes, scales], axis=1), 0, True, out)
+        for row, entry in zip(np.concatenate([codes, scales], axis=1), out, strict=True):
+            decode_entry(row, 0, 1, entry)
         assert_same_bytes(out, quant.fp8_dequant(codes, scales[:, :1]))
 
 
@@ -108,7 +110,7 @@ def test_every_fp4_byte_with_every_scale():
         scales = np.full((16, 1), scale, np.uint8)
         out = np.empty((16, 32), np.float32)
         for row, key in zip(np.concatenate([octets, scales], axis=1), out, strict=True):
-            decode_key(row, True, key)
+            decode_key(row, 1, key)
         assert_same_bytes(out, quant.fp4_dequant(e2m1.unpack(octets), scales))
 
 

@@ -17,10 +17,16 @@ from tests.kernels.compare import needs_compiler
 FOLDER = Path(__file__).parent
 NAMES = [
     "attention",
+    "choice",
     "compressor",
+    "elementwise",
+    "entries",
+    "heads",
     "hyper_connections",
     "indexer",
     "kv_rows",
+    "lanes",
+    "launch",
     "moe",
     "norm",
     "rope",
@@ -50,5 +56,21 @@ def test_the_loops_run_as_python():
 
 def test_every_kernel_runs_here_or_needs_vector_code():
     kernels = Path(FOLDER.parents[1], "localv4", "kernels").glob("[!_]*.py")
-    vector_code = {"matmul", "row_dot", "simd", "threads"}
+    vector_code = {
+        "amx_tile",
+        "decode",
+        "fp8_values",
+        "matmul",
+        "packing",
+        "peak",
+        "read",
+        "row_dot",
+        "row_tile",
+        "simd",
+        "threads",
+        "tiers",
+        "tiles",
+        "walks",
+        "warm",
+    }
     assert {path.stem for path in kernels} == {*NAMES, *vector_code}

@@ -1,4 +1,4 @@
-"""Whole products: activation rounding, parts of a matrix, outputs of any stride.
+"""Whole products: activation rounding, parts of a matrix, choices of tokens, outputs of any stride.
 
 The bytes of the sums are the business of test_row_dot.py.
 """
@@ -10,29 +10,30 @@ import pytest
 from numpy.typing import NDArray
 
 from localv4 import quant
-from localv4.kernels.matmul import Lanes, Matrix, arrange, matmul
-from localv4.kernels.row_dot import lane_columns
+from localv4.kernels.launch import Program
+from localv4.kernels.matmul import Matrix, multiply, retarget
 from localv4.quant import bf16, e2m1, e4m3, e8m0
 from tests.kernels.compare import (
     F32,
     assert_bf16_close,
     assert_same_bytes,
-    assert_same_numbers,
     needs_compiler,
 )
-from tests.kernels.test_row_dot import LENGTHS, random_product, spread_floats
+from tests.kernels.products import KINDS, Product, arranged, random_product, run_product
 
 pytestmark = needs_compiler
+
+every_kind = pytest.mark.parametrize(("name", "activations"), KINDS)
 
 
 def quantised_linear(x: F32, weight: NDArray[Any], scale: NDArray[Any]) -> F32:
     """Multiply as the engine does: UE8M0 scales of FP8 weights are widened when it loads."""
     if 2 * weight.shape[1] == x.shape[1]:
-        matrix = Matrix("fp4", weight.view(np.uint8), scale, x.shape[1])
+        product = Product("fp4", weight.view(np.uint8), scale, x, "fp8")
     else:
         widened = e8m0.decode(scale) if scale.dtype == np.uint8 else scale
-        matrix = Matrix("fp8", weight, widened, x.shape[1])
-    return matmul(arrange(x, matrix.lanes, quantised=True), matrix, rounds=True)
+        product = Product("fp8", weight, widened, x, "fp8")
+    return product.ours(rounds=True)
 
 
 @pytest.mark.parametrize("name", ["linear_fp8", "linear_fp8_f32scale", "linear_fp4"])
@@ -70,70 +71,93 @@ def test_dense_linear(name: str):
     assert (error <= 3e-7 * (np.abs(product.x) @ np.abs(values).T)).all()
 
 
-@pytest.mark.parametrize("name", LENGTHS)
-@pytest.mark.parametrize("n_columns", [1, 40, 256, 300])
-def test_arrange_moves_columns_and_pads_with_zeros(name: str, n_columns: int):
-    x = spread_floats(np.random.default_rng(1), 3, n_columns)
-    before = x.copy()
-    lanes = arrange(x, name, quantised=False)
-    slots = lane_columns(name, n_columns)
-    padded = np.concatenate([x, np.zeros((3, 1), np.float32)], axis=1)
-    assert_same_bytes(lanes.values, padded[:, slots])
-    assert sorted(slots[slots < n_columns].tolist()) == list(range(n_columns))
-    assert (lanes.order, lanes.n_columns) == (name, n_columns)
-    assert_same_bytes(x, before)
-
-
-@pytest.mark.parametrize("order", ["fp4", "fp8"])
-def test_arrange_quantises_in_blocks_of_128(order: str):
-    x = spread_floats(np.random.default_rng(2), 4, 512)
-    lanes = arrange(x[:, ::-1], order, quantised=True)
-    expected = quant.fp8_sim(x[:, ::-1], 128)[:, lane_columns(order, 512)]
-    assert_same_numbers(lanes.values, expected)
-
-
-@pytest.mark.parametrize("name", LENGTHS)
-def test_parts_of_the_rows(name: str):
-    product = random_product(name, 300, 256, 5)
-    matrix, whole = product.matrix(), product.ours()
-    lanes = arrange(product.x, matrix.lanes, quantised=False)
+@every_kind
+@pytest.mark.parametrize("n_tokens", [1, 5, 9])
+def test_parts_of_the_rows(name: str, activations: str, n_tokens: int):
+    product = random_product(name, 300, 256, n_tokens, 0, activations)
+    matrix, lanes = product.matrix(), product.lanes()
+    whole = run_product(lanes, matrix)
     for first, count in ((0, 300), (0, 1), (127, 2), (100, 177), (299, 1)):
-        part = matrix.rows(first, count)
-        ours = matmul(lanes, part, rounds=False)
+        ours = run_product(lanes, matrix.rows(first, count))
         assert_same_bytes(ours, whole[:, first : first + count])
-    ours = matmul(lanes, matrix.rows(100, 150).rows(28, 101), rounds=False)
+    ours = run_product(lanes, matrix.rows(100, 150).rows(28, 101))
     assert_same_bytes(ours, whole[:, 128:229])
 
 
-@pytest.mark.parametrize("name", LENGTHS)
+@every_kind
 @pytest.mark.parametrize("n_tokens", [1, 4, 67])
-def test_outputs_and_inputs_of_any_stride(name: str, n_tokens: int):
-    product = random_product(name, 70, 256, n_tokens)
-    matrix = product.matrix()
-    lanes = arrange(product.x, matrix.lanes, quantised=False)
-    expected = matmul(lanes, matrix, rounds=True)
-    wide = np.full((n_tokens, 3, lanes.values.shape[1]), np.nan, np.float32)
-    wide[:, 1] = lanes.values
+def test_outputs_of_any_stride(name: str, activations: str, n_tokens: int):
+    product = random_product(name, 70, 256, n_tokens, 0, activations)
+    matrix, lanes = product.matrix(), product.lanes()
+    expected = run_product(lanes, matrix, rounds=True)
     joined = np.full((n_tokens, 90), -7, np.float32)
     inside = joined[:, 11:81]
-    strided = Lanes(lanes.order, lanes.n_columns, wide[:, 1])
-    assert matmul(strided, matrix, rounds=True, out=inside) is inside
+    run_product(lanes, matrix, rounds=True, out=inside)
     assert_same_bytes(np.ascontiguousarray(inside), expected)
     assert (joined[:, :11] == -7).all()
     assert (joined[:, 81:] == -7).all()
 
 
-def test_taken_tokens():
-    product = random_product("fp4", 20, 256, 9)
-    matrix = product.matrix()
-    lanes = arrange(product.x, matrix.lanes, quantised=True)
-    rows = np.array([7, 0, 3, 3, 8])
-    ours = matmul(lanes.take(rows), matrix, rounds=False)
-    assert_same_bytes(ours, matmul(lanes, matrix, rounds=False)[rows])
+TAKEN = [[3], [7, 0, 3, 3, 8], [8, 8], list(range(8, -1, -1)), [n % 9 for n in range(70)]]
+
+
+@every_kind
+@pytest.mark.parametrize("taken", TAKEN, ids=len)
+def test_chosen_tokens(name: str, activations: str, taken: list[int]):
+    product = random_product(name, 20, 256, 9, 0, activations)
+    matrix, lanes = product.matrix(), product.lanes()
+    tokens = np.array(taken, np.int32)
+    expected = run_product(lanes, matrix)[tokens]
+    assert_same_bytes(run_product(lanes, matrix, tokens=tokens), expected)
+
+
+@every_kind
+@pytest.mark.parametrize("taken", TAKEN, ids=len)
+def test_lanes_of_chosen_tokens(name: str, activations: str, taken: list[int]):
+    product = random_product(name, 20, 256, 9, 0, activations)
+    matrix, lanes = product.matrix(), product.lanes()
+    program, tokens = Program(), np.array(taken, np.int32)
+    out = np.empty((len(taken), 20), np.float32)
+    program.phase("other")
+    chosen = lanes.take(program, tokens)
+    program.phase("other")
+    multiply(program, chosen, matrix, out, rounds=False)
+    program.run(1)
+    assert_same_bytes(out, run_product(lanes, matrix)[tokens])
+
+
+@every_kind
+@pytest.mark.parametrize("n_tokens", [1, 5, 9])
+def test_a_recorded_product_takes_another_matrix(name: str, activations: str, n_tokens: int):
+    product = random_product(name, 20, 256, n_tokens, 0, activations)
+    other = random_product(name, 20, 256, n_tokens, 1, activations).matrix()
+    lanes, out = product.lanes(), np.empty((n_tokens, 20), np.float32)
+    program = Program()
+    program.phase("other")
+    task = multiply(program, lanes, product.matrix(), out, rounds=False)
+    program.run(1)
+    assert_same_bytes(out, run_product(lanes, product.matrix()))
+    retarget(task, other)
+    program.run(1)
+    assert_same_bytes(out, run_product(lanes, other))
 
 
 def test_the_columns_of_both_sides_must_agree():
     product = random_product("f32", 3, 16)
-    for wrong in (arrange(product.x, "bf16", False), arrange(product.x[:, :8], "f32", False)):
+    for wrong in (arranged(product.x, "bf16"), arranged(product.x[:, :8], "f32")):
         with pytest.raises(AssertionError):
-            matmul(wrong, product.matrix(), rounds=False)
+            run_product(wrong, product.matrix())
+
+
+def test_the_output_must_have_the_shape_of_the_product():
+    product = random_product("f32", 3, 16, 2)
+    for wrong in (np.empty((2, 4)), np.empty((3, 3)), np.empty((3, 2)).T):
+        with pytest.raises(AssertionError):
+            run_product(product.lanes(), product.matrix(), out=wrong.astype(np.float32))
+
+
+def test_a_matrix_has_the_rows_of_its_weights():
+    product = random_product("fp8", 130, 16)
+    matrix = Matrix("fp8", product.weights, product.scales, 16)
+    assert (matrix.n_rows, matrix.lanes) == (130, "fp8")
+    assert (matrix.rows(2, 5).rows(1, 3).first_row, matrix.rows(2, 5).n_rows) == (3, 5)

@@ -2,11 +2,27 @@ import numpy as np
 import pytest
 
 from localv4.config import RopeScaling
-from localv4.kernels.rope import rope_table, rotate
+from localv4.kernels.rope import angles
+from localv4.kernels.rope import rotate as rotate_row
 from localv4.quant import bf16
 from localv4.rope import frequencies
 from tests.kernels.compare import assert_bf16_close, assert_same_bytes, relative_rms
 from tests.reference import kernels_rope as twin
+
+
+def rope_table(positions, theta):
+    """Return cosines and sines: float32 [n_positions, 2, n_frequencies]."""
+    out = np.full((len(positions), 2, len(theta)), np.nan, np.float32)
+    for position, table in zip(positions, out, strict=True):
+        angles(int(position), theta, table)
+    return out
+
+
+def rotate(x, table, trained: bool, inverse: bool = False) -> None:
+    """Rotate x [n_tokens, n_heads, columns] in place."""
+    for token, head in np.ndindex(x.shape[:2]):
+        rotate_row(x[token, head], table[token], np.float32(-1 if inverse else 1), int(trained))
+
 
 TAGS = ["main10000", "tiny_compress", "edge_compress", "real_compress"]
 

@@ -85,6 +85,13 @@ def test_zero_keeps_its_sign(function: str, twin: Any):
     assert_same_bytes(ours, twin.encode(0 * values))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_is_too_large_becomes_the_largest_number(sign: int):
+    for function, largest in ((rounding.round_e4m3, 448), (rounding.round_e2m1, 6)):
+        for value in (1.001 * largest, 1.2 * largest, 1e30, np.inf):
+            assert function(np.float32(sign * value)) == sign * largest
+
+
 def test_every_e4m3_code_survives():
     codes = np.array([code for code in range(256) if code & 0x7F != 0x7F], np.uint8)
     ours = one_by_one(rounding.encode_e4m3, e4m3.decode(codes), np.uint8)
@@ -102,15 +109,19 @@ BLOCKS = hnp.arrays(
 )
 
 
+def fp8_block(block: F32) -> np.float32:
+    scales = np.zeros(1, np.float32)
+    rounding.fp8_blocks(block[None], scales)
+    return np.float32(scales[0])
+
+
 def assert_same_fp8_block(values: F32) -> None:
     block = values.copy()
-    scale = rounding.fp8_block(block)
+    scale = fp8_block(block)
     codes, scales = quant.act_quant(values, block.size)
     assert_same_numbers(block, e4m3.decode(codes))
-    assert np.float32(scale) == scales[0]
-    block = values.copy()
-    rounding.quantise_block(block)
-    assert_same_numbers(block, quant.fp8_sim(values, block.size))
+    assert scale == scales[0]
+    assert_same_numbers(block * scale, quant.fp8_sim(values, block.size))
 
 
 def assert_same_fp4_block(values: F32) -> None:
@@ -137,6 +148,18 @@ def test_blocks_of_random_numbers(size: int):
         assert_same_fp4_block(values)
 
 
+def test_many_blocks_are_rounded_one_by_one():
+    rng = np.random.default_rng(0)
+    values = (
+        rng.standard_normal((7, 128), np.float32) * np.exp2(np.arange(7, dtype=np.float32))[:, None]
+    )
+    blocks, scales = values.copy(), np.zeros(7, np.float32)
+    rounding.fp8_blocks(blocks, scales)
+    codes, expected = quant.act_quant(values, 128)
+    assert_same_numbers(blocks, e4m3.decode(codes))
+    assert_same_numbers(scales, expected[:, 0])
+
+
 def test_the_scale_at_and_around_every_power():
     for largest, check in ((448, assert_same_fp8_block), (6, assert_same_fp4_block)):
         powers = np.ldexp(np.float32(largest), np.arange(-30, 100)).astype(np.float32)
@@ -151,7 +174,7 @@ def test_the_floors():
             check(np.full(32, value, np.float32))
 
 
-@pytest.mark.parametrize("quantise", [rounding.fp8_block, rounding.fp4_block])
+@pytest.mark.parametrize("quantise", [fp8_block, rounding.fp4_block])
 @np.errstate(all="ignore")
 def test_a_block_with_no_number_in_it_reads_back_as_none(quantise: Callable[[F32], np.float32]):
     for poison in [*NANS, np.inf, -np.inf]:

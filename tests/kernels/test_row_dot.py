@@ -1,6 +1,7 @@
 """Every weight format times tokens, against the sum order written out lane by lane: equal bytes.
 
-A single token goes through `row_dot_1`, four through `row_dot_4`; both are reached by `matmul`.
+One to three tokens are multiplied row by row, more by tiles, and six and more by the matrix unit
+where there is one. The walks of lower tiers are the business of test_walks.py.
 """
 
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import textwrap
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,85 +18,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from localv4.kernels.matmul import Lanes, Matrix, arrange, matmul
-from localv4.kernels.row_dot import ROW_FORMATS
-from localv4.kernels.threads import computing
 from localv4.quant import bf16, e2m1, e4m3
-from tests.kernels.compare import F32, assert_same_bytes, needs_compiler
+from tests.kernels.compare import assert_same_bytes, needs_compiler
+from tests.kernels.products import (
+    KINDS,
+    LENGTHS,
+    NOT_NAN,
+    Product,
+    arranged,
+    random_product,
+    run_product,
+    spread_floats,
+)
 from tests.quant import scalar
 from tests.reference import row_dot
 
 pytestmark = needs_compiler
 
-LENGTHS = {
-    "fp4": range(32, 513, 32),
-    "fp8": [1, 7, 64, 128, 192, 200, 256, 320, 384, 449, 512],
-    "fp8_as_bf16": [1, 128, 192, 256, 384, 449, 512],
-    "bf16": [1, 2, 31, 32, 33, 40, 64, 128],
-    "f32": [1, 7, 15, 16, 17, 33, 64],
-}
 EVERY_LENGTH = [
-    pytest.param(name, n_columns, id=f"{name}-{n_columns}")
-    for name, lengths in LENGTHS.items()
-    for n_columns in lengths
+    pytest.param(name, activations, n_columns, id=f"{name}-{activations}-{n_columns}")
+    for name, activations in KINDS
+    for n_columns in LENGTHS[name]
 ]
-NOT_NAN = np.array([code for code in range(256) if code & 0x7F != 0x7F], np.uint8)
-
-
-class Product(NamedTuple):
-    """A stored matrix and activations."""
-
-    name: str
-    weights: NDArray[Any]
-    scales: NDArray[Any] | None
-    x: F32
-
-    def ours(self, rounds: bool = False) -> F32:
-        matrix = self.matrix()
-        return matmul(arrange(self.x, matrix.lanes, quantised=False), matrix, rounds)
-
-    def twin(self) -> F32:
-        return row_dot.multiply(self.name, self.weights, self.scales, self.x)
-
-    def matrix(self) -> Matrix:
-        return Matrix(self.name, self.weights, self.scales, self.x.shape[1])
-
-
-def spread_floats(rng: np.random.Generator, *shape: int) -> F32:
-    """Return float32 of very different magnitudes, so that every rounding shows."""
-    x: F32 = rng.standard_normal(shape, np.float32) * np.exp2(rng.integers(-12, 12, shape)).astype(
-        np.float32
-    )
-    return x
-
-
-def random_product(
-    name: str, n_rows: int, n_columns: int, n_tokens: int = 1, seed: int = 0
-) -> Product:
-    rng = np.random.default_rng([seed, n_rows, n_columns])
-    x = spread_floats(rng, n_tokens, n_columns)
-    scales: NDArray[Any] | None = None
-    weights: NDArray[Any]
-    if name == "fp4":
-        weights = rng.integers(0, 256, (n_rows, n_columns // 2), np.uint8)
-        scales = rng.integers(100, 150, (n_rows, n_columns // 32), np.uint8)
-    elif name in ("fp8", "fp8_as_bf16"):
-        weights = rng.choice(NOT_NAN, (n_rows, n_columns))
-        scales = spread_floats(rng, -(-n_rows // 128), -(-n_columns // 128))
-    else:
-        weights = spread_floats(rng, n_rows, n_columns)
-        if name == "bf16":
-            weights = bf16.encode(weights)
-    return Product(name, weights, scales, x)
+every_kind = pytest.mark.parametrize(("name", "activations"), KINDS)
 
 
 def test_every_format_has_a_twin_that_walks_each_column_once():
-    assert set(row_dot.ORDERS) == set(ROW_FORMATS) == set(LENGTHS)
+    assert set(row_dot.ORDERS) == set(LENGTHS)
     for name, order in row_dot.ORDERS.items():
         assert sorted(order.columns.ravel()) == list(range(order.columns.size))
         if order.scale_blocks is not None:
             block = order.columns.size // (order.scale_blocks.max() + 1)
             assert (order.columns // block == order.scale_blocks).all(), name
+            assert (order.scale_blocks[::2] == order.scale_blocks[1::2]).all(), name
 
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -114,27 +69,35 @@ def test_the_twins_fused_multiply_add_rounds_once(left: float, right: float, add
         assert Fraction(result) == wanted
 
 
-@pytest.mark.parametrize(("name", "n_columns"), EVERY_LENGTH)
-@pytest.mark.parametrize("n_tokens", [1, 5])
-def test_every_length(name: str, n_columns: int, n_tokens: int):
-    product = random_product(name, 5, n_columns, n_tokens)
-    assert_same_bytes(product.ours(), product.twin())
+@pytest.mark.parametrize(("name", "activations", "n_columns"), EVERY_LENGTH)
+def test_every_length(name: str, activations: str, n_columns: int):
+    for n_tokens in (1, 5, 6):
+        product = random_product(name, 5, n_columns, n_tokens, activations=activations)
+        assert_same_bytes(product.ours(), product.twin())
 
 
-@pytest.mark.parametrize("name", LENGTHS)
-@pytest.mark.parametrize("n_tokens", [1, 4])
-def test_sums_rounded_to_bf16(name: str, n_tokens: int):
-    product = random_product(name, 131, 128, n_tokens, seed=1)
+@every_kind
+@pytest.mark.parametrize("n_tokens", [1, 4, 9])
+def test_sums_rounded_to_bf16(name: str, activations: str, n_tokens: int):
+    product = random_product(name, 131, 128, n_tokens, 1, activations)
     assert_same_bytes(product.ours(rounds=True), bf16.round(product.twin()))
 
 
-@pytest.mark.parametrize("n_tokens", [1, 4])
-def test_sums_halfway_between_bf16_numbers_go_to_the_even_one(n_tokens: int):
-    halfway = np.array([1 + n * 2.0**-8 for n in range(-31, 32, 2)], np.float32)
-    values = np.concatenate([halfway, -halfway, [np.nextafter(v, v + 1) for v in halfway]])
-    x = np.ones((n_tokens, 1), np.float32)
-    product = Product("f32", values[:, None].astype(np.float32), None, x)
-    assert_same_bytes(product.ours(rounds=True), bf16.round(product.twin()))
+@pytest.mark.parametrize(("name", "activations"), [("f32", "f32"), ("bf16", "bf16")])
+@pytest.mark.parametrize("n_tokens", [1, 4, 9])
+def test_sums_halfway_between_bf16_numbers_go_to_the_even_one(
+    name: str, activations: str, n_tokens: int
+):
+    """Each row is a BF16 number, half a step from it, and a bit that tips the scale or none."""
+    numbers = np.array([sign * (1 + n * 2.0**-7) for n in range(16) for sign in (1, -1)])
+    rows = [(number, half, tip) for number in numbers for half in (2.0**-8, -(2.0**-8))
+            for tip in (0, 2.0**-20, -(2.0**-20))]  # fmt: skip
+    weights = np.array(rows, np.float32)
+    stored = bf16.encode(weights) if name == "bf16" else weights
+    product = Product(name, stored, None, np.ones((n_tokens, 3), np.float32), activations)
+    exact = np.repeat(weights.sum(axis=1, dtype=np.float32)[None], n_tokens, axis=0)
+    assert_same_bytes(product.ours(), exact)
+    assert_same_bytes(product.ours(rounds=True), bf16.round(exact))
 
 
 def test_weights_halfway_between_bf16_numbers_go_to_the_even_one():
@@ -145,42 +108,47 @@ def test_weights_halfway_between_bf16_numbers_go_to_the_even_one():
     assert_same_bytes(product.ours(), product.twin())
 
 
-@pytest.mark.parametrize("name", ["fp8", "fp8_as_bf16"])
-def test_every_fp8_code(name: str):
-    codes = np.arange(256, dtype=np.uint8)
-    weights = np.repeat(codes[:, None], 256, axis=1)
-    scales = np.array([[1, 0.3], [3, 1e-3]], np.float32)
-    rng = np.random.default_rng(2)
-    for x in (spread_floats(rng, 5, 256), np.eye(4, 256, 126, np.float32)):
-        product = Product(name, weights, scales, x)
-        ours = product.ours()
-        assert_same_bytes(ours, product.twin())
-        assert (np.isnan(ours).all(axis=0) == np.isnan(e4m3.decode(codes))).all()
-    # every code in every column, each once alone with a one
+@pytest.mark.parametrize("activations", ["f32", "bf16"])
+def test_every_fp8_code_in_every_column(activations: str):
     rotated = NOT_NAN[(np.arange(254)[:, None] + np.arange(256)) % 254]
-    ones = Product("fp8", rotated, np.ones((2, 2), np.float32), np.eye(256, dtype=np.float32))
+    x = np.eye(256, dtype=np.float32)
+    ones = Product("fp8", rotated, np.ones((2, 2), np.float32), x, activations)
     np.testing.assert_array_equal(ones.ours(), e4m3.decode(rotated).T)
 
 
-def test_every_fp4_byte():
+def test_a_nan_code_stays_none_where_weights_are_rounded():
+    codes = np.arange(256, dtype=np.uint8)
+    weights = np.repeat(codes[:, None], 256, axis=1)
+    scales = np.array([[1, 0.3], [3, 1e-3]], np.float32)
+    x = spread_floats(np.random.default_rng(2), 5, 256)
+    product = Product("fp8_as_bf16", weights, scales, x)
+    ours = product.ours()
+    assert_same_bytes(ours, product.twin())
+    assert (np.isnan(ours).all(axis=0) == np.isnan(e4m3.decode(codes))).all()
+
+
+@pytest.mark.parametrize("activations", ["f32", "fp8"])
+def test_every_fp4_byte(activations: str):
     octets = np.arange(256, dtype=np.uint8)
     weights = np.repeat(octets[:, None], 128, axis=1)
     scales = np.random.default_rng(3).integers(120, 135, (256, 8), np.uint8)
-    product = Product("fp4", weights, scales, spread_floats(np.random.default_rng(4), 5, 256))
+    x = spread_floats(np.random.default_rng(4), 5, 256)
+    product = Product("fp4", weights, scales, x, activations)
     assert_same_bytes(product.ours(), product.twin())
     # every byte in every place, each nibble once alone with a one
     rotated = octets[:, None] + octets[:128]
     one = np.full((256, 8), 127, np.uint8)
-    ones = Product("fp4", rotated, one, np.eye(256, dtype=np.float32))
+    ones = Product("fp4", rotated, one, np.eye(256, dtype=np.float32), activations)
     np.testing.assert_array_equal(ones.ours(), e2m1.decode(e2m1.unpack(rotated)).T)
 
 
+@pytest.mark.parametrize("activations", ["f32", "fp8"])
 @pytest.mark.parametrize("n_columns", [256, 160])
-@pytest.mark.parametrize("n_tokens", [1, 4])
-def test_every_fp4_scale(n_columns: int, n_tokens: int):
+@pytest.mark.parametrize("n_tokens", [1, 4, 7])
+def test_every_fp4_scale(activations: str, n_columns: int, n_tokens: int):
     """Byte 0 is a scale of zero and byte 255 infinity; the others are powers of two."""
     octets = np.arange(256, dtype=np.uint8)
-    product = random_product("fp4", 256, n_columns, n_tokens, seed=5)
+    product = random_product("fp4", 256, n_columns, n_tokens, 5, activations)
     for other in (octets, np.full(256, 127, np.uint8)):
         scales = np.repeat(other[:, None], n_columns // 32, axis=1)
         for block in range(n_columns // 32):
@@ -191,22 +159,28 @@ def test_every_fp4_scale(n_columns: int, n_tokens: int):
     assert not np.isfinite(product.ours()[:, 255]).any()
 
 
+@pytest.mark.parametrize("activations", ["f32", "fp8"])
 @pytest.mark.parametrize("block", range(8))
-def test_a_scale_reaches_its_block_alone(block: int):
+def test_a_scale_reaches_its_block_alone(activations: str, block: int):
     x = spread_floats(np.random.default_rng(6), 1, 256)
-    scales = np.full((2, 8), 127, np.uint8)
-    scales[1, block] = 128
-    doubled = x.copy()
-    doubled[:, 32 * block : 32 * block + 32] *= 2
-    weights = np.repeat(random_product("fp4", 1, 256).weights, 2, axis=0)
-    ours = Product("fp4", weights, scales, x).ours()
-    assert_same_bytes(ours[:, 1], Product("fp4", weights, scales, doubled).ours()[:, 0])
+    ones, scales = np.full((1, 8), 127, np.uint8), np.full((1, 8), 127, np.uint8)
+    scales[0, block] = 128
+    weights = random_product("fp4", 1, 256).weights
+    doubled = weights.copy()
+    doubled[:, : 16 * block] = doubled[:, 16 * block + 16 :] = 0
+    plain = Product("fp4", weights, ones, x, activations)
+    alone = plain._replace(weights=doubled)
+    added = plain.twin().astype(np.float64) + alone.twin()
+    ours = plain._replace(scales=scales).ours()
+    np.testing.assert_allclose(ours, added, rtol=1e-5, atol=1e-5 * np.abs(x).max())
+    assert_same_bytes(ours, plain._replace(scales=scales).twin())
 
 
 @pytest.mark.parametrize("name", ["fp8", "fp8_as_bf16"])
-def test_any_fp8_scale(name: str):
+@pytest.mark.parametrize("n_tokens", [2, 5])
+def test_any_fp8_scale(name: str, n_tokens: int):
     """Rows 0..383 lie in three bands of 128 rows, columns in three blocks of 128, one partial."""
-    product = random_product(name, 384, 320, 2, seed=7)
+    product = random_product(name, 384, 320, n_tokens, seed=7)
     scales = np.array(
         [[1e-30, -3.7, 0.0], [1e-45, 3.4e38, 1 / 3], [np.inf, 2.0**-126, np.nan]], np.float32
     )
@@ -214,17 +188,27 @@ def test_any_fp8_scale(name: str):
     assert_same_bytes(product.ours(), product.twin())
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.sampled_from(sorted(LENGTHS)), st.integers(1, 24), st.integers(1, 9), st.integers(0, 99))
-def test_random_products(name: str, length: int, n_tokens: int, seed: int):
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(KINDS),
+    st.integers(1, 24),
+    st.integers(1, 9),
+    st.integers(1, 20),
+    st.integers(0, 99),
+)
+def test_random_products(kind: tuple[str, str], length: int, n_tokens: int, n_rows: int, seed: int):
+    name, activations = kind
     n_columns = 32 * length if name == "fp4" else 37 * length
-    product = random_product(name, 3, n_columns, n_tokens, seed)
+    product = random_product(name, n_rows, n_columns, n_tokens, seed, activations)
     assert_same_bytes(product.ours(), product.twin())
 
 
-@pytest.mark.parametrize("name", ["bf16", "f32"])
-def test_no_number_stays_none(name: str):
-    product = random_product(name, 6, 40, 4, seed=8)
+@pytest.mark.parametrize(
+    ("name", "activations"), [("bf16", "f32"), ("bf16", "bf16"), ("f32", "f32")]
+)
+@pytest.mark.parametrize("n_tokens", [3, 4, 7])
+def test_no_number_stays_none(name: str, activations: str, n_tokens: int):
+    product = random_product(name, 6, 40, n_tokens, 8, activations)
     weights = row_dot.stored_weights(name, product.weights, None)[0].copy()
     weights[1, 3], weights[2, 39], weights[3, 38] = np.nan, np.inf, -np.inf
     stored = bf16.encode(weights) if name == "bf16" else weights
@@ -238,30 +222,26 @@ def test_no_number_stays_none(name: str):
         assert np.isnan(ours[2]).all()
 
 
-@pytest.mark.parametrize("name", LENGTHS)
+@every_kind
 @pytest.mark.parametrize("n_rows", [1, 3, 67])
-def test_every_number_of_tokens_gives_the_bytes_of_one(name: str, n_rows: int):
-    product = random_product(name, n_rows, 288, 70, seed=9)
-    matrix = product.matrix()
-    lanes = arrange(product.x, matrix.lanes, quantised=False)
-    alone = [matmul(lanes.take(np.array([token])), matrix, False) for token in range(70)]
+def test_every_number_of_tokens_gives_the_bytes_of_one(name: str, activations: str, n_rows: int):
+    product = random_product(name, n_rows, 288, 70, 9, activations)
+    matrix, lanes = product.matrix(), product.lanes()
+    alone = [run_product(lanes, matrix, tokens=np.array([token], np.int32)) for token in range(70)]
     expected = np.concatenate(alone)
     assert_same_bytes(expected[:3], product._replace(x=product.x[:3]).twin())
-    for n_tokens in (*range(1, 10), *range(63, 71)):
+    for n_tokens in (1, 2, 3, 4, 5, 6, 15, 16, 17, 63, 64, 65, 70):
         first = (70 - n_tokens) // 2
-        part = Lanes(lanes.order, lanes.n_columns, lanes.values[first : first + n_tokens])
-        assert_same_bytes(matmul(part, matrix, False), expected[first : first + n_tokens])
+        part = arranged(product.x[first : first + n_tokens], name, activations)
+        assert_same_bytes(run_product(part, matrix), expected[first : first + n_tokens])
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine runs one thread")
-@pytest.mark.parametrize("name", LENGTHS)
-def test_one_thread_and_two(name: str):
-    product = random_product(name, 200, 288, 70, seed=10)
-    results = []
-    for n_threads in (1, 2):
-        with computing(n_threads):
-            results.append(product.ours())
-    assert_same_bytes(results[0], results[1])
+@every_kind
+def test_one_thread_and_two(name: str, activations: str):
+    for n_tokens in (1, 70):
+        product = random_product(name, 200, 288, n_tokens, 10, activations)
+        assert_same_bytes(product.ours(n_workers=1), product.ours(n_workers=2))
 
 
 def moved(array: NDArray[Any], offset: int, gap: int) -> NDArray[Any]:
@@ -275,21 +255,23 @@ def moved(array: NDArray[Any], offset: int, gap: int) -> NDArray[Any]:
     return copy
 
 
-@pytest.mark.parametrize("name", LENGTHS)
-@pytest.mark.parametrize("n_columns", [288, 512])
+@every_kind
+@pytest.mark.parametrize("n_tokens", [1, 5, 9])
 @pytest.mark.parametrize(("offset", "gap"), [(1, 0), (3, 5), (2, 1), (61, 0)])
-def test_any_address(name: str, n_columns: int, offset: int, gap: int):
-    product = random_product(name, 5, n_columns, 5, seed=11)
-    scales = None if product.scales is None else moved(product.scales, offset, gap)
-    other = product._replace(weights=moved(product.weights, offset, gap), scales=scales)
-    assert_same_bytes(other.ours(), product.ours())
+def test_any_address(name: str, activations: str, n_tokens: int, offset: int, gap: int):
+    for n_columns in (288, 512):
+        product = random_product(name, 5, n_columns, n_tokens, 11, activations)
+        scales = None if product.scales is None else moved(product.scales, offset, gap)
+        other = product._replace(weights=moved(product.weights, offset, gap), scales=scales)
+        assert_same_bytes(other.ours(), product.ours())
 
 
 BEFORE_FORBIDDEN_MEMORY = """
     import ctypes, mmap
+    from dataclasses import replace
     import numpy as np
-    from localv4.kernels.matmul import Lanes, Matrix, arrange, matmul
-    from tests.kernels.test_row_dot import LENGTHS, random_product
+    from localv4.kernels.matmul import Matrix
+    from tests.kernels.products import KINDS, LENGTHS, random_product, run_product
 
     def last(array):
         # the array's end is the end of what may be read
@@ -304,14 +286,16 @@ BEFORE_FORBIDDEN_MEMORY = """
         copy[:] = array
         return copy
 
-    for name, lengths in LENGTHS.items():
-        for n_columns in lengths:
-            product = random_product(name, 3, n_columns, 5)
-            matrix = Matrix(name, last(product.weights), last(product.scales), n_columns)
-            lanes = arrange(product.x, matrix.lanes, quantised=False)
-            lanes = Lanes(lanes.order, n_columns, last(lanes.values))
-            out = last(np.empty((5, 3), np.float32))
-            assert matmul(lanes, matrix, False, out).tobytes() == product.ours().tobytes()
+    for name, activations in KINDS:
+        for n_columns in LENGTHS[name]:
+            for n_tokens in (1, 5, 9):
+                product = random_product(name, 3, n_columns, n_tokens, activations=activations)
+                matrix = Matrix(name, last(product.weights), last(product.scales), n_columns)
+                lanes = product.lanes()
+                lanes = replace(lanes, memory=last(lanes.memory), blocks=last(lanes.blocks))
+                out = last(np.empty((n_tokens, 3), np.float32))
+                run_product(lanes, matrix, out=out)
+                assert out.tobytes() == product.ours().tobytes()
     print("never past the end")
 """
 

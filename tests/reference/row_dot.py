@@ -1,10 +1,18 @@
 """The sum order of every matrix product, lane by lane: the twin of localv4.kernels.matmul.
 
-A row of weights times a token is summed over 16 float32 lanes. FP4 and FP8 rows are walked in
-superblocks of 256 columns: a lane sums its 16 products from zero, the higher column of each pair
-first, and adds that sum times its scale to its accumulator. Rows that need no scale afterwards add
-every product to the accumulator. Each product enters by a fused multiply-add, rounded once; at the
-end the lanes are added as a tree.
+A row of weights times a token is summed over 16 float32 lanes, superblock by superblock.
+
+* FP4, FP8 and BF16: in a superblock of 256 columns a lane sums its 16 products from zero, the
+  higher column of each pair first, and each by a fused multiply-add. Neighbouring lanes share a
+  scale: their sums are added, and the accumulator of the pair becomes fma(sum, scale,
+  accumulator). The scale of BF16 is one.
+* FP4 with activations rounded to FP8: doubled weights and activations in units of 2^-9 are
+  integers. The sum of the 32 products of a pair of lanes is exact, is rounded to float32 once, and
+  its scale is the weights' scale times 2^-10 times the activations' scale.
+* F32, and FP8 weights that are scaled and rounded to BF16 first: two accumulators, which steps use
+  by turns; they are added at the end.
+
+At the end the lanes, or the pairs of lanes, are added as a tree.
 
 NumPy has no fused multiply-add. In float64 the product of two float32 is exact, and rounding the
 sum to odd before it is rounded to float32 makes the two roundings as good as one.
@@ -15,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from localv4 import quant
 from localv4.quant import bf16, e2m1, e4m3
 
 F32 = NDArray[np.float32]
@@ -60,12 +69,20 @@ def fp8_order() -> Order:
     return Order(columns, scale_blocks)
 
 
+def bf16_order() -> Order:
+    """Return the walk of 256 columns: the odd and then the even ones of 32; there are no scales."""
+    steps = [
+        [32 * (step // 2) + 2 * lane + 1 - step % 2 for lane in range(16)] for step in range(16)
+    ]
+    return Order(np.array(steps), np.zeros(16, np.int64))
+
+
 ORDERS = {
     "fp4": fp4_order(),
     "fp8": fp8_order(),
     "fp8_as_bf16": fp8_order()._replace(scale_blocks=None),
-    "bf16": Order(np.array([[2 * lane + half for lane in range(16)] for half in (0, 1)]), None),
-    "f32": Order(np.arange(16)[None], None),
+    "bf16": bf16_order(),
+    "f32": Order(np.arange(128).reshape(8, 16), None),
 }
 
 
@@ -92,10 +109,11 @@ def stored_weights(
     The scales that come after the multiplication are [rows, blocks]; there may be none, [rows, 0].
     """
     none = np.zeros((len(weights), 0), np.float32)
+    ones = np.ones((len(weights), -(-weights.shape[1] // 256)), np.float32)
     if name == "f32":
         return weights.astype(np.float32), none
     if name == "bf16":
-        return bf16.decode(weights), none
+        return bf16.decode(weights), ones
     assert scales is not None
     if name == "fp4":
         # a UE8M0 byte is the exponent field of a float32: 0 is zero and 255 infinity
@@ -115,33 +133,87 @@ def padded(array: F32, size: int) -> F32:
     return np.pad(array, ((0, 0), (0, size - array.shape[1])))
 
 
+def tree_sum(lanes: F32) -> F32:
+    """Add the last axis: upper half onto lower half until one is left."""
+    while lanes.shape[-1] > 1:
+        half = lanes.shape[-1] // 2
+        lanes = lanes[..., :half] + lanes[..., half:]
+    return lanes[..., 0]
+
+
+def lane_products(order: Order, values: F32, x: F32, first: int) -> F32:
+    """Sum the products of each lane in one superblock from zero, [tokens, rows, 16]."""
+    total = np.zeros((len(x), len(values), 16), np.float32)
+    for columns in first + order.columns:
+        total = fma(values[None][..., columns], x[:, None][..., columns], total)
+    return total
+
+
+def by_turns(order: Order, values: F32, x: F32) -> F32:
+    """Multiply rows with two accumulators."""
+    sums = [np.zeros((len(x), len(values), 16), np.float32) for _ in range(2)]
+    for first in range(0, values.shape[1], order.columns.size):
+        for step, columns in enumerate(first + order.columns):
+            left, right = values[None][..., columns], x[:, None][..., columns]
+            sums[step % 2] = fma(left, right, sums[step % 2])
+    return tree_sum(sums[0] + sums[1])
+
+
+def scaled(order: Order, values: F32, factors: F32, x: F32) -> F32:
+    """Multiply rows whose scales come after the products."""
+    assert order.scale_blocks is not None
+    blocks = order.scale_blocks[::2]
+    n_scales = int(blocks.max()) + 1
+    pairs = np.zeros((len(x), len(values), 8), np.float32)
+    for superblock in range(values.shape[1] // order.columns.size):
+        lanes = lane_products(order, values, x, superblock * order.columns.size)
+        sums = lanes[..., ::2] + lanes[..., 1::2]
+        scales = factors[:, superblock * n_scales + blocks]
+        pairs = fma(sums, np.broadcast_to(scales, sums.shape), pairs)
+    return tree_sum(pairs)
+
+
+def rounded_fp4(values: F32, factors: F32, x: F32) -> F32:
+    """Multiply FP4 rows with activations that are rounded to FP8 first."""
+    codes, x_scales = quant.act_quant(x, 128)
+    # a block without a scale gives no number, whatever its codes are
+    units = np.nan_to_num(512 * e4m3.decode(codes)).astype(np.int64)
+    doubled = (2 * values).astype(np.int64)
+    pairs = np.zeros((len(x), len(values), 8), np.float32)
+    for superblock in range(values.shape[1] // 256):
+        for q, i in np.ndindex(4, 2):
+            block = 8 * superblock + 4 * i + q
+            columns = slice(32 * block, 32 * block + 32)
+            sums = (units[:, columns] @ doubled[:, columns].T).astype(np.float32)
+            x_scale = x_scales[:, block // 4, None] * np.float32(2.0**-10)
+            pair = pairs[..., 2 * q + i]
+            pairs[..., 2 * q + i] = fma(sums, factors[None, :, block] * x_scale, pair)
+    return tree_sum(pairs)
+
+
 @np.errstate(all="ignore")
 def multiply(
-    name: str, weights: NDArray[np.generic], scales: NDArray[np.generic] | None, x: F32
+    name: str,
+    weights: NDArray[np.generic],
+    scales: NDArray[np.generic] | None,
+    x: F32,
+    quantised: bool = False,
 ) -> F32:
     """Return x W^T, float32 [tokens, rows], before any rounding of the result.
 
-    `x` is float32 [tokens, columns]; weights and scales are as stored (localv4.kernels.matmul).
+    `x` is float32 [tokens, columns], rounded to FP8 first if `quantised`; weights and scales are
+    as stored (localv4.kernels.matmul).
     """
     order = ORDERS[name]
     values, factors = stored_weights(name, weights, scales)
     size = order.columns.size
     n_superblocks = -(-x.shape[1] // size)
     values, x = padded(values, n_superblocks * size), padded(x, n_superblocks * size)
-    n_scales = 0 if order.scale_blocks is None else int(order.scale_blocks.max()) + 1
-    factors = padded(factors, n_superblocks * n_scales)
-
-    lanes = np.zeros((len(x), len(values), 16), np.float32)
-    for superblock in range(n_superblocks):
-        total = lanes if order.scale_blocks is None else np.zeros_like(lanes)
-        for columns in superblock * size + order.columns:
-            total = fma(values[None][..., columns], x[:, None][..., columns], total)
-        if order.scale_blocks is None:
-            lanes = total
-        else:
-            lane_scales = factors[:, superblock * n_scales + order.scale_blocks]
-            lanes = fma(total, np.broadcast_to(lane_scales, total.shape), lanes)
-    while lanes.shape[-1] > 1:
-        half = lanes.shape[-1] // 2
-        lanes = lanes[..., :half] + lanes[..., half:]
-    return lanes[..., 0]
+    if quantised and name != "fp4":
+        x = quant.fp8_sim(x, 128)
+    if order.scale_blocks is None:
+        return by_turns(order, values, x)
+    factors = padded(factors, n_superblocks * (int(order.scale_blocks.max()) + 1))
+    if quantised and name == "fp4":
+        return rounded_fp4(values, factors, x)
+    return scaled(order, values, factors, x)

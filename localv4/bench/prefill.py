@@ -1,0 +1,217 @@
+"""Prefill of one prompt: its speed, beside the CPU's peak and the kernels alone at its shapes.
+
+Operations are counted twice a product of a weight with a token; those of attention and of the
+small arithmetic are not counted.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localv4.bench.batches import EXACT
+from localv4.bench.footprint import matrices
+from localv4.bench.opened import Opened, open_model
+from localv4.bench.roof import measure_peaks
+from localv4.bench.timing import in_turns, median_ratio
+from localv4.bench.weight_kernels import activations
+from localv4.block import Block
+from localv4.errors import ContextOverflow
+from localv4.kernels import tiers
+from localv4.kernels.launch import Program
+from localv4.kernels.matmul import Lanes, Matrix, arrange, multiply
+from localv4.kv_cache import KVCache
+from localv4.session import CHUNK_TOKENS
+
+__all__ = ["measure_prefill"]
+
+F32 = NDArray[np.float32]
+_TURNS = 3
+_SMALL_BYTES = 2**20
+_Say = Callable[[str], None]
+
+
+def measure_prefill(folder: Path, n_tokens: int, threads: int | None, say: _Say) -> dict[str, Any]:
+    """Measure the prefill of random tokens from an empty state.
+
+    Parameters
+    ----------
+    folder
+        The checkpoint.
+    n_tokens
+        Tokens of the prompt.
+    threads
+        Compute threads, or None for all.
+    say
+        Told what is done.
+
+    Returns
+    -------
+    For JSON, medians: prefill_s, tokens_s, gflops; peaks (GFLOP/s by kind) and peak_share (of the
+    time that the products would take at the fastest exact kind of each format); kernels_s,
+    kernels_gflops and kernels_share (of the kernels alone on the same matrices, every expert with
+    the average number of tokens); parts_s and overhead_s of the fastest prefill, which add up.
+
+    Raises
+    ------
+    LocalV4Error
+        The checkpoint cannot be run, or takes no such prompt.
+    """
+    with open_model(folder, threads, say) as opened:
+        most = opened.model.config.max_position_embeddings
+        if n_tokens > most:
+            raise ContextOverflow(f"--tokens is {n_tokens} and the model ends at {most}; give less")
+        return _measure(opened, n_tokens, say)
+
+
+def _chunks(n_tokens: int) -> list[int]:
+    """Return the sizes of the chunks that a session makes of a prompt."""
+    whole, rest = divmod(n_tokens, CHUNK_TOKENS)
+    return [CHUNK_TOKENS] * whole + [rest] * bool(rest)
+
+
+@dataclass
+class _Prefill:
+    """Prefills of the same size; `whole_s` and `parts_s` of each."""
+
+    opened: Opened
+    n_tokens: int
+    whole_s: list[float] = field(default_factory=list)
+    parts_s: list[dict[str, float]] = field(default_factory=list)
+
+    def run(self, _turn: int = 0) -> None:
+        """Prefill as a session does."""
+        model = self.opened.model
+        logits = np.empty((1, model.config.vocab_size), np.float32)
+        cache = KVCache.empty(model.config, trained=True, mtp=False)
+        seconds: dict[str, float] = {}
+        model.workspaces.seconds = seconds
+        began_s = time.perf_counter()
+        position = 0
+        for count in _chunks(self.n_tokens):
+            hidden = model.forward(cache, self.opened.step(count, position))
+            position += count
+        model.logits(hidden[-1:], True, logits)
+        self.whole_s.append(time.perf_counter() - began_s)
+        model.workspaces.seconds = None
+        self.parts_s.append(seconds)
+
+
+class _Alone:
+    """Programs that do nothing but a prompt's products with weights.
+
+    Attributes
+    ----------
+    products
+        Products with weights by format.
+    """
+
+    def __init__(self, opened: Opened, n_tokens: int) -> None:
+        self.products: dict[str, float] = {}
+        self._threads = opened.threads
+        self._lanes: dict[tuple[Any, ...], Lanes] = {}
+        self._outs: dict[tuple[Any, ...], F32] = {}
+        self._n_tasks = 0
+        self._n_chunks = 1
+        self._programs: list[Program] = []
+        chunks = _chunks(n_tokens)
+        for count in set(chunks):
+            self._n_chunks = chunks.count(count)
+            programs = [self._block(block, count) for block in opened.model.blocks]
+            self._programs += programs * self._n_chunks
+        self._n_chunks = 1
+        head = Program()
+        head.phase("head")
+        for name, matrix in matrices(opened.model.head.weights):
+            self._add(head, name, matrix, 1)
+        self._programs.append(head)
+
+    def run(self, _turn: int = 0) -> None:
+        """Run all of them."""
+        for program in self._programs:
+            program.run(self._threads)
+
+    def _block(self, block: Block, n_tokens: int) -> Program:
+        program, config = Program(), block.config
+        program.phase("projections")
+        for name, matrix in matrices(block.weights):
+            self._add(program, name, matrix, n_tokens)
+        n_rows, n_experts = n_tokens * config.num_experts_per_tok, config.n_routed_experts
+        for names in (("w1", "w3"), ("w2",)):
+            program.phase("experts")
+            for number in range(n_experts):
+                count = n_rows // n_experts + int(number < n_rows % n_experts)
+                expert = block.experts.store.get(block.layer, number)
+                for name in names if count else ():
+                    self._add(program, name, getattr(expert, name), count)
+        return program
+
+    def _add(self, program: Program, name: str, matrix: Matrix, n_tokens: int) -> None:
+        products = float(matrix.n_rows * matrix.n_columns * n_tokens * self._n_chunks)
+        self.products[matrix.format] = self.products.get(matrix.format, 0.0) + products
+        lanes, out = self._lanes_for(name, matrix, n_tokens), self._out(matrix, n_tokens)
+        multiply(program, lanes, matrix, out, False)
+
+    def _lanes_for(self, name: str, matrix: Matrix, n_tokens: int) -> Lanes:
+        """Return random activations: rounded to FP8 where the model does so."""
+        rounded = matrix.format in ("fp4", "fp8") and name != "wo_a"
+        key = (matrix.lanes, rounded, n_tokens, matrix.n_columns)
+        if key not in self._lanes:
+            lanes = Lanes.room(*key, are_bf16=not rounded and matrix.format != "f32")
+            prepare = Program()
+            prepare.phase("other")
+            arrange(prepare, activations(n_tokens, matrix.n_columns), lanes)
+            prepare.run(self._threads)
+            self._lanes[key] = lanes
+        return self._lanes[key]
+
+    def _out(self, matrix: Matrix, n_tokens: int) -> F32:
+        """Return room for outputs: small ones in turns, so that threads don't share a line."""
+        self._n_tasks += 1
+        is_small = 4 * n_tokens * matrix.n_rows <= _SMALL_BYTES
+        key = (n_tokens, matrix.n_rows, self._n_tasks % (4 * self._threads) if is_small else 0)
+        if key not in self._outs:
+            self._outs[key] = np.empty(key[:2], np.float32)
+        return self._outs[key]
+
+
+def _measure(opened: Opened, n_tokens: int, say: _Say) -> dict[str, Any]:
+    say("compiling ...")
+    peaks = measure_peaks(opened.threads)
+    prefill, alone = _Prefill(opened, n_tokens), _Alone(opened, n_tokens)
+    prefill.run()
+    alone.run()
+    say(f"measuring {n_tokens:,} tokens ...")
+    prefill_s, alone_s = in_turns([prefill.run, alone.run], _TURNS)
+    n_flop = 2 * sum(alone.products.values())
+    ideal_s = 0.0
+    for weight_format, products in alone.products.items():
+        fastest = max(peaks[kind].gflops for kind in EXACT[weight_format] if kind in peaks)
+        ideal_s += 2 * products / fastest / 1e9
+    whole_s, kernels_s = statistics.median(prefill_s), statistics.median(alone_s)
+    best = min(range(1, len(prefill.whole_s)), key=prefill.whole_s.__getitem__)
+    parts_s = prefill.parts_s[best]
+    return {
+        "tier": tiers.active(),
+        "threads": opened.threads,
+        "layers": len(opened.model.blocks),
+        "weights_bytes": opened.n_bytes,
+        "in_memory": opened.in_memory,
+        "map_gb_s": opened.map_gb_s,
+        "tokens": n_tokens,
+        "prefill_s": whole_s,
+        "tokens_s": n_tokens / whole_s,
+        "gflops": n_flop / whole_s / 1e9,
+        "peaks": {kind: peak.gflops for kind, peak in peaks.items()},
+        "peak_share": ideal_s / whole_s,
+        "kernels_s": kernels_s,
+        "kernels_gflops": n_flop / kernels_s / 1e9,
+        "kernels_share": median_ratio(alone_s, prefill_s),
+        "parts_s": parts_s,
+        "overhead_s": prefill.whole_s[best] - sum(parts_s.values()),
+    }

@@ -1,0 +1,270 @@
+"""Stored weights to vector registers: one superblock of every format, by several kinds of code.
+
+All ways to decode a format give the same values in the same lanes and steps; which one is used
+depends on what the CPU has (walks.py).  Values are unscaled and exact.
+
+* FP4: 128 bytes are 256 columns.  Lane 4q+2i+d holds scale block 4i+q of 32 columns; the
+  32-bit word 2j+d of that block gives the lane the columns 8(2j+d) to 8(2j+d)+7.
+* FP8: 256 bytes.  Lane 8q+4e+d holds scale block q of 128 columns, and of it the columns
+  32i+16e+8h+2d and the next one, for i < 4 and h < 2.
+* BF16: 512 bytes are 256 columns.  Lane l holds columns 32k+2l and 32k+2l+1, for k < 8.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localv4.kernels.simd import F16, F32, F32X16, I8, I16, I32, Emitter, vector
+from localv4.quant import bf16, e2m1, e4m3
+
+__all__ = [
+    "BF16_COLUMNS",
+    "FP4_BYTE_COLUMNS",
+    "FP4_COLUMNS",
+    "FP4_OFFSET",
+    "FP8_COLUMNS",
+    "bf16_to_f32",
+    "fp4_to_bytes",
+    "fp4_to_f32",
+    "fp4_to_integers",
+    "fp8_through_f16",
+    "fp8_to_bf16",
+    "fp8_to_f32",
+]
+
+# Twice the magnitude of the eight E2M1 codes, four bits each, code 0 in the lowest bits.
+_E2M1_DOUBLED = 0xC8643210
+FP4_OFFSET = 12
+_FP4_BYTES = [FP4_OFFSET + int(2 * value) for value in e2m1.decode(np.arange(16, dtype=np.uint8))]
+# BF16 bits of the 128 magnitudes, NaN among them, as tables of lower and of upper bytes.
+_E4M3_BITS = bf16.encode(e4m3.decode(np.arange(128, dtype=np.uint8)))
+_E4M3_LOW = [int(bits) & 255 for bits in _E4M3_BITS]
+_E4M3_HIGH = [int(bits) >> 8 for bits in _E4M3_BITS]
+
+
+def _fp4_columns() -> NDArray[np.int64]:
+    """Step 8j+2n adds column 8(2j+d)+4+n, the next step the one four before."""
+    step, half, lane = np.meshgrid(np.arange(8), np.arange(2), np.arange(16), indexing="ij")
+    block = 4 * ((lane >> 1) & 1) + (lane >> 2)
+    word = 2 * (step >> 2) + (lane & 1)
+    return np.asarray(32 * block + 8 * word + 4 * (1 - half) + (step & 3), np.int64).ravel()
+
+
+def _fp4_byte_columns() -> NDArray[np.int64]:
+    """Step 2j+h multiplies four columns a lane: 8(2j+d)+2b+h for byte b."""
+    j, h, lane, byte = np.meshgrid(*map(np.arange, (2, 2, 16, 4)), indexing="ij")
+    block = 4 * ((lane >> 1) & 1) + (lane >> 2)
+    word = 2 * j + (lane & 1)
+    return np.asarray(32 * block + 8 * word + 2 * byte + h, np.int64).ravel()
+
+
+def _fp8_columns() -> NDArray[np.int64]:
+    """Add in steps 2(2i+h) and 2(2i+h)+1 columns 32i+16e+8h+2d+1 and 32i+16e+8h+2d."""
+    step, half, lane = np.meshgrid(np.arange(8), np.arange(2), np.arange(16), indexing="ij")
+    first = 128 * (lane >> 3) + 32 * (step >> 1) + 16 * ((lane >> 2) & 1)
+    return np.asarray(first + 8 * (step & 1) + 2 * (lane & 3) + 1 - half, np.int64).ravel()
+
+
+def _bf16_columns() -> NDArray[np.int64]:
+    """Add in steps 2k and 2k+1 columns 32k+2l+1 and 32k+2l."""
+    k, half, lane = np.meshgrid(np.arange(8), np.arange(2), np.arange(16), indexing="ij")
+    return np.asarray(32 * k + 2 * lane + 1 - half, np.int64).ravel()
+
+
+FP4_COLUMNS = _fp4_columns()
+FP4_BYTE_COLUMNS = _fp4_byte_columns()
+FP8_COLUMNS = _fp8_columns()
+BF16_COLUMNS = _bf16_columns()
+
+
+def _fp4_words(emit: Emitter, address: Any) -> list[Any]:
+    """128 bytes -> two registers of 32-bit words in lane order."""
+    low = emit.load(address, vector(I32))
+    high = emit.load(emit.offset(address, 64), vector(I32))
+    return [
+        emit.shuffle(
+            low,
+            high,
+            [16 * i + 4 * q + 2 * j + d for q in range(4) for i in range(2) for d in range(2)],
+        )
+        for j in range(2)
+    ]
+
+
+def _e2m1_doubled(emit: Emitter, words: Any, shift: int) -> tuple[Any, Any]:
+    """Return twice the magnitude, and the sign bit in place, of the nibble at `shift`."""
+    builder = emit.builder
+    nibble = builder.lshr(words, emit.splat_constant(I32, shift))
+    index = builder.and_(nibble, emit.splat_constant(I32, 7))
+    table = emit.splat_constant(I32, _E2M1_DOUBLED - (1 << 32))
+    entry = builder.lshr(table, builder.shl(index, emit.splat_constant(I32, 2)))
+    sign = builder.shl(
+        builder.and_(nibble, emit.splat_constant(I32, 8)), emit.splat_constant(I32, 28)
+    )
+    return builder.and_(entry, emit.splat_constant(I32, 15)), sign
+
+
+def fp4_to_f32(emit: Emitter, address: Any) -> list[Any]:
+    """128 bytes -> 16 registers of float32 in the order of `FP4_COLUMNS`."""
+    builder, steps = emit.builder, []
+    for words in _fp4_words(emit, address):
+        for n in range(4):
+            for half in (4, 0):
+                doubled, sign = _e2m1_doubled(emit, words, 4 * (n + half))
+                value = builder.sitofp(doubled, F32X16)
+                value = builder.fmul(value, emit.splat_constant(F32, 0.5))
+                bits = builder.or_(builder.bitcast(value, vector(I32)), sign)
+                steps.append(builder.bitcast(bits, F32X16))
+    return steps
+
+
+def fp4_to_integers(emit: Emitter, address: Any) -> list[Any]:
+    """128 bytes -> 16 registers of 32-bit integers, twice the values."""
+    builder, steps = emit.builder, []
+    for words in _fp4_words(emit, address):
+        for n in range(4):
+            for half in (4, 0):
+                doubled, sign = _e2m1_doubled(emit, words, 4 * (n + half))
+                mask = builder.ashr(sign, emit.splat_constant(I32, 31))
+                steps.append(builder.sub(builder.xor(doubled, mask), mask))
+    return steps
+
+
+def fp4_to_bytes(emit: Emitter, address: Any, wide: bool, permutes: bool) -> list[Any]:
+    """128 bytes -> 4 registers of unsigned bytes, twice the values plus `FP4_OFFSET`.
+
+    Parameters
+    ----------
+    wide
+        The CPU has 512-bit byte shuffles.
+    permutes
+        It has permutations of 64 bytes, which read six bits of an index and so need no mask.
+    """
+    builder, kind = emit.builder, vector(I8, 64)
+    mask = emit.splat_constant(I8, 15, 64)
+    registers = []
+    for words in _fp4_words(emit, address):
+        shifted = builder.lshr(
+            builder.bitcast(words, vector(I16, 32)), emit.splat_constant(I16, 4, 32)
+        )
+        for index in (words, shifted):
+            nibbles = builder.bitcast(index, kind)
+            if permutes:
+                table = emit.constant(I8, _FP4_BYTES * 4)
+                name = "llvm.x86.avx512.permvar.qi.512"
+                registers.append(emit.call(name, kind, table, nibbles))
+                continue
+            nibbles = builder.and_(nibbles, mask)
+            if wide:
+                table = emit.constant(I8, _FP4_BYTES * 4)
+                registers.append(emit.call("llvm.x86.avx512.pshuf.b.512", kind, table, nibbles))
+                continue
+            table = emit.constant(I8, _FP4_BYTES * 2)
+            name, half = "llvm.x86.avx2.pshuf.b", vector(I8, 32)
+            parts = (emit.call(name, half, table, part) for part in emit.halves(nibbles))
+            registers.append(emit.join(*parts))
+    return registers
+
+
+def _e4m3_to_f32(emit: Emitter, code: Any) -> Any:
+    """Decode i32 lanes 0..255: exponent moved by bits, subnormals by a subtraction, exact."""
+    i32 = vector(I32)
+    builder = emit.builder
+    magnitude = builder.and_(code, emit.splat_constant(I32, 0x7F))
+    shifted = builder.shl(magnitude, emit.splat_constant(I32, 20))
+    normal = builder.add(shifted, emit.splat_constant(I32, 120 << 23))
+    above = builder.bitcast(builder.add(shifted, emit.splat_constant(I32, 121 << 23)), F32X16)
+    subnormal = builder.fsub(above, emit.splat_constant(F32, 2.0**-6))
+    is_subnormal = builder.icmp_unsigned("<", magnitude, emit.splat_constant(I32, 8))
+    value = builder.select(is_subnormal, builder.bitcast(subnormal, i32), normal)
+    is_nan = builder.icmp_unsigned("==", magnitude, emit.splat_constant(I32, 0x7F))
+    value = builder.select(is_nan, emit.splat_constant(I32, 0x7FC00000), value)
+    sign = builder.shl(
+        builder.and_(code, emit.splat_constant(I32, 0x80)), emit.splat_constant(I32, 24)
+    )
+    return builder.bitcast(builder.or_(value, sign), F32X16)
+
+
+def _fp8_pairs(emit: Emitter, address: Any) -> list[Any]:
+    """256 bytes -> 8 registers of 16 byte pairs, one for each i and h."""
+    pairs = []
+    for i in range(4):
+        both = emit.join(
+            emit.load(emit.offset(address, 32 * i), vector(I16)),
+            emit.load(emit.offset(address, 128 + 32 * i), vector(I16)),
+        )
+        for h in range(2):
+            lanes = [
+                16 * q + 8 * e + 4 * h + d for q in range(2) for e in range(2) for d in range(4)
+            ]
+            pairs.append(emit.shuffle(both, both, lanes))
+    return pairs
+
+
+def fp8_to_f32(emit: Emitter, address: Any) -> list[Any]:
+    """256 bytes -> 16 registers of float32 in the order of `FP8_COLUMNS`, on any CPU."""
+    steps = []
+    for pair in _fp8_pairs(emit, address):
+        words = emit.builder.zext(pair, vector(I32))
+        upper = emit.builder.lshr(words, emit.splat_constant(I32, 8))
+        lower = emit.builder.and_(words, emit.splat_constant(I32, 0xFF))
+        steps += [_e4m3_to_f32(emit, upper), _e4m3_to_f32(emit, lower)]
+    return steps
+
+
+def fp8_through_f16(emit: Emitter, address: Any) -> list[Any]:
+    """256 bytes -> 16 registers of float32 that are the values times 2**-8.
+
+    For CPUs that convert half precision: an E4M3 code's bits are those of a half whose
+    exponent is 8 lower, subnormals included.  A NaN code counts as 480 here.
+    """
+    builder, steps = emit.builder, []
+    keep = emit.splat_constant(I16, 0xBF80 - (1 << 16))
+    one = emit.splat_constant(I16, 1)
+    for pair in _fp8_pairs(emit, address):
+        for byte in (pair, builder.shl(pair, emit.splat_constant(I16, 8))):
+            bits = builder.and_(builder.ashr(byte, one), keep)
+            steps.append(builder.fpext(builder.bitcast(bits, vector(F16)), F32X16))
+    return steps
+
+
+def fp8_to_bf16(emit: Emitter, address: Any) -> list[Any]:
+    """256 bytes -> 8 registers of 16 BF16 pairs, by two tables of 128 bytes."""
+    builder, kind = emit.builder, vector(I8, 64)
+    tables = [
+        [emit.constant(I8, table[:64]), emit.constant(I8, table[64:])]
+        for table in (_E4M3_LOW, _E4M3_HIGH)
+    ]
+    unpack = [
+        [
+            16 * lane + 8 * h + byte + 64 * part
+            for lane in range(4)
+            for byte in range(8)
+            for part in range(2)
+        ]
+        for h in range(2)
+    ]
+    pairs = []
+    for i in range(4):
+        codes = emit.join(
+            emit.load(emit.offset(address, 32 * i), vector(I8, 32)),
+            emit.load(emit.offset(address, 128 + 32 * i), vector(I8, 32)),
+        )
+        name = "llvm.x86.avx512.vpermi2var.qi.512"
+        lower, upper = (emit.call(name, kind, low, codes, high) for low, high in tables)
+        sign = builder.and_(codes, emit.splat_constant(I8, -128, 64))
+        upper = builder.or_(upper, sign)
+        pairs += [builder.bitcast(emit.shuffle(lower, upper, u), vector(I16, 32)) for u in unpack]
+    return pairs
+
+
+def bf16_to_f32(emit: Emitter, address: Any) -> list[Any]:
+    """512 bytes of BF16 -> 16 registers of float32 in the order of `BF16_COLUMNS`."""
+    steps = []
+    for k in range(8):
+        pairs = emit.load(emit.offset(address, 64 * k), vector(I32))
+        upper = emit.builder.and_(pairs, emit.splat_constant(I32, -65536))
+        lower = emit.builder.shl(pairs, emit.splat_constant(I32, 16))
+        steps += [emit.builder.bitcast(half, F32X16) for half in (upper, lower)]
+    return steps

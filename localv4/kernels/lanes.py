@@ -1,0 +1,326 @@
+"""Activations in the order in which the kernels of a weight format walk them.
+
+A superblock's activations lie together, as float32, as BF16 pairs, or, for FP4 weights and
+activations rounded to FP8, as integers: all exactly what the products need, so that nothing
+is converted in the inner loop.  walks.py says which format has which layout.
+
+Knows nothing of weights.  Follows forward.md section 1 (AQ128).
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localv4.kernels._jit import leaf
+from localv4.kernels.decode import FP4_OFFSET
+from localv4.kernels.launch import Program, kernel
+from localv4.kernels.packing import record_packing, room_for_blocks
+from localv4.kernels.rounding import fp8_blocks
+from localv4.kernels.walks import Walk, walk_for
+
+__all__ = ["ARRANGERS", "Lanes", "aligned", "arrange"]
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+I32 = NDArray[np.int32]
+U64 = NDArray[np.uint64]
+_BLOCK = 128
+# E4M3 values are whole multiples of 2**-9, doubled E2M1 values of 2**-1.
+_UNITS = np.float32(512)
+_UNIT = np.float32(2.0**-10)
+_MIDDLE = np.float32(1.5 * 2**23)
+_MIDDLE_BITS = _MIDDLE.view(np.int32)
+
+
+def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """Return uninitialised memory that starts at a multiple of 64 bytes."""
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(n_bytes + 64, np.uint8)
+    start = -memory.__array_interface__["data"][0] % 64
+    return memory[start : start + n_bytes].view(dtype).reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Lanes:
+    """Room for activations in the layout that a weight format needs.
+
+    Attributes
+    ----------
+    order
+        `Matrix.lanes` of the matrices they will meet: the weight format.
+    activations
+        "fp8": rounded to FP8 in blocks of 128 columns when they are arranged; "bf16": BF16
+        numbers already; "f32": any float32.
+    n_columns
+        Columns before they were arranged.
+    memory
+        uint8 [n_tokens, bytes of a token], aligned to 64 bytes.
+    tokens
+        int32: which of the memory's tokens are meant, in this order; empty for all.
+    blocks
+        uint8 [n blocks of 16 tokens, bytes]: the same once more as the matrix unit wants
+        them; None where there is none, or for few tokens.
+    """
+
+    order: str
+    activations: str
+    n_columns: int
+    memory: U8
+    tokens: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    blocks: U8 | None = None
+
+    @classmethod
+    def room(
+        cls, order: str, quantised: bool, n_tokens: int, n_columns: int, are_bf16: bool = False
+    ) -> "Lanes":
+        """Return room for a number of tokens.
+
+        Parameters
+        ----------
+        order, n_columns
+            See the class.
+        quantised
+            Round to FP8.
+        are_bf16
+            What will be arranged are BF16 numbers: permits faster code, and no others then.
+        """
+        activations = "fp8" if quantised else "bf16" if are_bf16 else "f32"
+        walk = walk_for(order, activations)
+        n_bytes = -(-n_columns // walk.n_columns) * walk.lane_bytes
+        memory = aligned((n_tokens, n_bytes), np.uint8)
+        return cls(order, activations, n_columns, memory, blocks=_blocks(walk, n_tokens, n_bytes))
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return self.tokens.size or len(self.memory)
+
+    def take(self, program: Program, tokens: NDArray[np.int32]) -> "Lanes":
+        """Record the choice of some tokens, int32 [n]; later phases multiply with the result."""
+        blocks = _blocks(self.walk, tokens.size, self.memory.shape[1])
+        chosen = replace(self, tokens=tokens, blocks=blocks)
+        chosen._pack(program)
+        return chosen
+
+    def _pack(self, program: Program) -> None:
+        if self.blocks is not None:
+            record_packing(program, self.walk, self.memory, self.tokens, len(self), self.blocks)
+
+    @property
+    def walk(self) -> Walk:
+        """How these activations meet the weights."""
+        return walk_for(self.order, self.activations)
+
+
+def _blocks(walk: Walk, n_tokens: int, n_bytes: int) -> U8 | None:
+    """Return room for packed activations if the matrix unit will multiply them."""
+    shape = room_for_blocks(walk, n_tokens, n_bytes)
+    return None if shape is None else aligned(shape, np.uint8)
+
+
+@cache
+def _places(walk: Walk) -> U8:
+    """Return the column, or the pair of columns, behind every place of a superblock."""
+    columns = walk.columns
+    if walk.layout == "bf16":
+        upper, lower = columns.reshape(-1, 2, 16).transpose(1, 0, 2)
+        assert (upper == lower + 1).all()
+        columns = lower.ravel() // 2
+    return np.asarray(columns, np.uint8)
+
+
+@leaf
+def _blocks_of(x: F32, n_blocks: int) -> F32:
+    """Return a token's activations in blocks of 128 columns, with zeros behind them."""
+    blocks = np.empty((n_blocks, _BLOCK), np.float32)
+    n_full = x.size // _BLOCK
+    for block in range(n_full):
+        for i in range(_BLOCK):
+            blocks[block, i] = x[_BLOCK * block + i]
+    for block in range(n_full, n_blocks):
+        for i in range(_BLOCK):
+            blocks[block, i] = np.float32(0)
+    for i in range(_BLOCK * n_full, x.size):
+        blocks[n_full, i - _BLOCK * n_full] = x[i]
+    return blocks
+
+
+@leaf
+def _activations(x: F32, quantised: bool, n_blocks: int) -> F32:
+    """Return a token's activations in blocks, rounded if asked."""
+    blocks = _blocks_of(x, n_blocks)
+    if quantised:
+        scales = np.empty(n_blocks, np.float32)
+        fp8_blocks(blocks, scales)
+        for block in range(n_blocks):
+            for i in range(_BLOCK):
+                blocks[block, i] *= scales[block]
+    return blocks
+
+
+@kernel("f32[2], u8[1], i64, f32[3]")
+def _arrange_f32(x: F32, places: U8, quantised: int, out: F32, token: int) -> None:
+    target = out[token]
+    blocks = _activations(x[token], quantised != 0, target.size // _BLOCK)
+    source = blocks.reshape(target.shape)
+    for superblock in range(target.shape[0]):
+        for place in range(target.shape[1]):
+            target[superblock, place] = source[superblock, places[place]]
+
+
+@kernel("f32[2], u8[1], i64, i32[3]")
+def _arrange_bf16(x: F32, places: U8, quantised: int, out: I32, token: int) -> None:
+    target = out[token]
+    blocks = _activations(x[token], quantised != 0, 2 * target.size // _BLOCK)
+    bits = blocks.view(np.uint32)
+    pairs = np.empty((bits.shape[0], _BLOCK // 2), np.int32)
+    for block in range(bits.shape[0]):
+        for i in range(_BLOCK // 2):
+            upper = bits[block, 2 * i + 1] & np.uint32(0xFFFF0000)
+            pair = np.uint32(upper | (bits[block, 2 * i] >> np.uint32(16)))
+            pairs[block, i] = pair.view(np.int32)
+    source = pairs.reshape(target.shape)
+    for superblock in range(target.shape[0]):
+        for place in range(target.shape[1]):
+            target[superblock, place] = source[superblock, places[place]]
+
+
+@leaf
+def _integers(x: F32, n_blocks: int, scales: F32) -> I32:
+    """Round to FP8: whole multiples of 2**-9 in blocks of 128 columns, and their scales."""
+    blocks = _blocks_of(x, n_blocks)
+    fp8_blocks(blocks, scales)
+    integers = np.empty((n_blocks, _BLOCK), np.int32)
+    for block in range(n_blocks):
+        scales[block] *= _UNIT
+        for i in range(_BLOCK):
+            # a float32 of 2**23 and more ends in its integer; no branch for a NaN
+            shifted = np.float32(blocks[block, i] * _UNITS + _MIDDLE)
+            integers[block, i] = shifted.view(np.int32) - _MIDDLE_BITS
+    return integers
+
+
+@leaf
+def _place_scales(scales: F32, factors: F32) -> None:
+    """Write the activations' scales to the last 16 places: lane 2i+d has block i."""
+    first = factors.shape[1] - 16
+    for superblock in range(factors.shape[0]):
+        for lane in range(16):
+            factors[superblock, first + lane] = scales[2 * superblock + ((lane >> 1) & 1)]
+
+
+@kernel("f32[2], u8[1], i32[3], f32[3]")
+def _arrange_integers(x: F32, places: U8, values: I32, factors: F32, token: int) -> None:
+    target = values[token]
+    scales = np.empty(2 * target.shape[0], np.float32)
+    integers = _integers(x[token], scales.size, scales).reshape((target.shape[0], 256))
+    for superblock in range(target.shape[0]):
+        for place in range(256):
+            target[superblock, place] = integers[superblock, places[place]]
+    _place_scales(scales, factors[token])
+
+
+@leaf
+def _digits(integers: I32) -> U8:
+    """Return integers as three digits of base 64, from -32 to 31, the highest first."""
+    digits = np.empty((3, integers.shape[0], _BLOCK), np.uint8)
+    for block in range(integers.shape[0]):
+        for i in range(_BLOCK):
+            value = integers[block, i]
+            above = np.int32(value + np.int32(32)) >> np.int32(6)
+            highest = np.int32(above + np.int32(32)) >> np.int32(6)
+            digits[0, block, i] = np.uint8(highest & np.int32(255))
+            digits[1, block, i] = np.uint8((above - (highest << np.int32(6))) & np.int32(255))
+            digits[2, block, i] = np.uint8((value - (above << np.int32(6))) & np.int32(255))
+    return digits
+
+
+@leaf
+def _split_bytes(words: U64, even: I32, odd: I32) -> None:
+    """Put the even and the odd ones of every eight bytes side by side."""
+    for i in range(words.size):
+        # two exchanges of neighbours
+        word = words[i]
+        other = (word ^ (word >> np.uint64(8))) & np.uint64(0x0000FF000000FF00)
+        word ^= other ^ (other << np.uint64(8))
+        other = (word ^ (word >> np.uint64(16))) & np.uint64(0x00000000FFFF0000)
+        word ^= other ^ (other << np.uint64(16))
+        even[i] = np.uint32(word & np.uint64(0xFFFFFFFF)).view(np.int32)
+        odd[i] = np.uint32(word >> np.uint64(32)).view(np.int32)
+
+
+@leaf
+def _place_digits(words: I32, parity: int, values: I32) -> None:
+    """Bring the even or the odd digits, four for a lane, into their order."""
+    for superblock in range(values.shape[0]):
+        for digit in range(3):
+            first = (digit * values.shape[0] + superblock) * 32
+            for j in range(2):
+                for q in range(4):
+                    for lane in range(4):  # 2i+d
+                        source = 16 * (lane >> 1) + 4 * q + 2 * j + (lane & 1)
+                        place = 64 * digit + 16 * (2 * j + parity) + 4 * q + lane
+                        values[superblock, place] = words[first + source]
+
+
+@leaf
+def _place_corrections(integers: I32, values: I32) -> None:
+    """Write what the weights' offset adds, to the first of each pair of lanes."""
+    for group in range(8 * values.shape[0]):
+        superblock, i, q = group >> 3, (group >> 2) & 1, group & 3
+        total = np.int32(0)
+        for column in range(32):
+            total += integers[group >> 2, 32 * q + column]
+        values[superblock, 192 + 4 * q + 2 * i] = np.int32(-FP4_OFFSET) * total
+        values[superblock, 193 + 4 * q + 2 * i] = np.int32(0)
+
+
+@kernel("f32[2], i32[3], f32[3]")
+def _arrange_digits(x: F32, values: I32, factors: F32, token: int) -> None:
+    target = values[token]
+    scales = np.empty(2 * target.shape[0], np.float32)
+    integers = _integers(x[token], scales.size, scales)
+    words = _digits(integers).reshape(3 * integers.size).view(np.uint64)
+    even, odd = np.empty(words.size, np.int32), np.empty(words.size, np.int32)
+    _split_bytes(words, even, odd)
+    _place_digits(even, 0, target)
+    _place_digits(odd, 1, target)
+    _place_corrections(integers, target)
+    _place_scales(scales, factors[token])
+
+
+ARRANGERS = {
+    "f32": _arrange_f32,
+    "bf16": _arrange_bf16,
+    "integers": _arrange_integers,
+    "digits": _arrange_digits,
+}
+"""The kernel of every layout of activations."""
+
+
+def arrange(program: Program, x: F32, lanes: Lanes) -> None:
+    """Record putting activations, float32 [n_tokens, n_columns], into their lanes.
+
+    May begin another phase of the same part, so that what follows comes later still.
+    """
+    n_tokens, n_columns = x.shape
+    assert n_columns == lanes.n_columns, (x.shape, lanes.n_columns)
+    assert n_tokens == len(lanes.memory), (x.shape, lanes.memory.shape)
+    places, layout = _places(lanes.walk), lanes.walk.layout
+    superblocks = (n_tokens, -1, lanes.walk.lane_bytes // 4)
+    values = lanes.memory.view(np.int32).reshape(superblocks)
+    factors = values.view(np.float32)
+    quantised = int(lanes.activations == "fp8")
+    arguments: dict[str, tuple[Any, ...]] = {
+        "f32": (places, quantised, factors),
+        "bf16": (places, quantised, values),
+        "integers": (places, values, factors),
+        "digits": (values, factors),
+    }
+    program.add(ARRANGERS[layout], n_tokens, x, *arguments[layout])
+    if lanes.blocks is not None:
+        program.phase(program.part)
+        lanes._pack(program)

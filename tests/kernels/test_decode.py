@@ -1,0 +1,125 @@
+"""Stored weights to registers, each decoder by itself, against localv4.quant: every code."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from numba import types
+from numpy.typing import NDArray
+
+from localv4.kernels import decode, tiers
+from localv4.kernels._jit import intrinsic
+from localv4.kernels.simd import Emitter
+from localv4.quant import bf16, e2m1, e4m3
+from tests.kernels.compare import assert_same_bytes, needs_compiler
+
+pytestmark = needs_compiler
+
+ALL_CODES = np.arange(256, dtype=np.uint8)
+Decoder = Callable[[Emitter, Any], list[Any]]
+
+
+def needs(tier: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(tier not in tiers.available(), reason=f"this CPU has no {tier}")
+
+
+def decoded(decoder: Decoder, stored: NDArray[np.uint8], dtype: Any) -> NDArray[Any]:
+    """Return every superblock's registers, [superblock, register, lane]."""
+
+    @intrinsic
+    def code(typing: Any, source: Any, target: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
+            emit = Emitter(builder)
+            for number, register in enumerate(decoder(emit, args[0])):
+                emit.store(emit.offset(args[1], 64 * number), register)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    def all_superblocks(
+        source: int, source_bytes: int, target: int, target_bytes: int, count: int
+    ) -> None:
+        for i in range(count):
+            code(source + i * source_bytes, target + i * target_bytes)
+
+    out = np.zeros((len(stored), 16, 64), np.uint8)
+    numba.njit(all_superblocks)(
+        stored.ctypes.data, stored.shape[1], out.ctypes.data, out.strides[0], len(stored)
+    )
+    return out.view(dtype)
+
+
+def every_code_everywhere(n_bytes: int) -> NDArray[np.uint8]:
+    """Return 256 superblocks; each byte of them takes every value."""
+    octets: NDArray[np.uint8] = ALL_CODES[:, None] + np.arange(n_bytes, dtype=np.uint8) * 7
+    return np.ascontiguousarray(octets)
+
+
+FP4 = every_code_everywhere(128)
+FP4_VALUES = e2m1.decode(e2m1.unpack(FP4))
+FP8 = every_code_everywhere(256)
+FP8_VALUES = e4m3.decode(FP8)
+
+
+def test_fp4_to_f32():
+    ours = decoded(decode.fp4_to_f32, FP4, np.float32)
+    assert_same_bytes(ours.reshape(256, 256), FP4_VALUES[:, decode.FP4_COLUMNS])
+
+
+def test_fp4_to_integers():
+    ours = decoded(decode.fp4_to_integers, FP4, np.int32)
+    np.testing.assert_array_equal(ours.reshape(256, 256), 2 * FP4_VALUES[:, decode.FP4_COLUMNS])
+
+
+@pytest.mark.parametrize(
+    ("wide", "permutes"),
+    [
+        pytest.param(False, False, marks=needs("avx2")),
+        pytest.param(True, False, marks=needs("avx512")),
+        pytest.param(True, True, marks=needs("avx512_bf16")),
+    ],
+)
+def test_fp4_to_bytes(wide: bool, permutes: bool):
+    decoder = partial(decode.fp4_to_bytes, wide=wide, permutes=permutes)
+    ours = decoded(decoder, FP4, np.uint8)[:, :4].reshape(256, 256)
+    expected = 2 * FP4_VALUES[:, decode.FP4_BYTE_COLUMNS] + decode.FP4_OFFSET
+    np.testing.assert_array_equal(ours, expected)
+
+
+def test_fp8_to_f32():
+    ours = decoded(decode.fp8_to_f32, FP8, np.float32)
+    assert_same_bytes(ours.reshape(256, 256), FP8_VALUES[:, decode.FP8_COLUMNS])
+
+
+@needs("avx2")
+def test_fp8_through_f16_is_off_by_256_and_takes_nan_codes_for_480():
+    ours = decoded(decode.fp8_through_f16, FP8, np.float32).reshape(256, 256)
+    sign = np.where(FP8 < 128, np.float32(1), np.float32(-1))
+    values = np.where(np.isnan(FP8_VALUES), sign * np.float32(480), FP8_VALUES)
+    assert_same_bytes(ours * np.float32(256), values[:, decode.FP8_COLUMNS])
+
+
+@needs("avx512_bf16")
+def test_fp8_to_bf16():
+    ours = decoded(decode.fp8_to_bf16, FP8, np.uint16)[:, :8].reshape(256, 8, 16, 2)
+    upper, lower = np.moveaxis(decode.FP8_COLUMNS.reshape(8, 2, 16), 1, 0)
+    assert_same_bytes(bf16.decode(ours[..., 0]), FP8_VALUES[:, lower])
+    assert_same_bytes(bf16.decode(ours[..., 1]), FP8_VALUES[:, upper])
+
+
+def test_bf16_to_f32():
+    stored = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    ours = decoded(decode.bf16_to_f32, stored.view(np.uint8), np.uint32)
+    values = bf16.decode(stored)[:, decode.BF16_COLUMNS]
+    np.testing.assert_array_equal(ours.reshape(256, 256), values.view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    "columns", ["FP4_COLUMNS", "FP4_BYTE_COLUMNS", "FP8_COLUMNS", "BF16_COLUMNS"]
+)
+def test_every_column_has_one_place(columns: str):
+    places = getattr(decode, columns)
+    assert sorted(places) == list(range(len(places)))

@@ -1,0 +1,171 @@
+"""Every layout of activations against an obvious construction in NumPy."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from localv4 import quant
+from localv4.kernels import lanes
+from localv4.kernels.decode import FP4_OFFSET
+from localv4.kernels.launch import Program
+from localv4.kernels.walks import Walk, walk_for
+from localv4.quant import bf16, e4m3
+from tests.kernels.compare import F32, assert_same_bytes, assert_same_numbers
+from tests.kernels.products import arranged, spread_floats
+from tests.reference import row_dot
+
+RNG = np.random.default_rng(0)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, walk: Walk) -> None:
+    """Arrange for this walk, whatever the tier in force."""
+    monkeypatch.setattr(lanes, "walk_for", lambda *_: walk)
+    monkeypatch.setattr(lanes, "room_for_blocks", lambda *_: None)
+
+
+def steps_of(name: str, x: F32) -> F32:
+    """Return activations as the twin walks them, [token, superblock, step, lane]."""
+    columns = row_dot.ORDERS[name].columns
+    n_superblocks = -(-x.shape[1] // columns.size)
+    blocks = row_dot.padded(x, n_superblocks * columns.size).reshape(len(x), -1, columns.size)
+    return np.ascontiguousarray(blocks[:, :, columns])
+
+
+@pytest.mark.parametrize("name", row_dot.ORDERS)
+@pytest.mark.parametrize("n_columns", [1, 40, 256, 300, 513])
+def test_float32_is_moved_and_padded_with_zeros(
+    monkeypatch: pytest.MonkeyPatch, name: str, n_columns: int
+):
+    use(monkeypatch, walk_for(name, "f32", "generic"))
+    x = spread_floats(RNG, 3, n_columns)
+    before = x.copy()
+    room = arranged(x, name)
+    assert (room.order, room.activations, room.n_columns) == (name, "f32", n_columns)
+    assert_same_bytes(room.memory.view(np.float32), steps_of(name, x).reshape(3, -1))
+    assert_same_bytes(x, before)
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp8_as_bf16", "f32"])
+@pytest.mark.parametrize("n_columns", [128, 200, 512])
+def test_float32_is_rounded_to_fp8_in_blocks_of_128(
+    monkeypatch: pytest.MonkeyPatch, name: str, n_columns: int
+):
+    use(monkeypatch, walk_for(name, "f32", "generic"))
+    x = spread_floats(RNG, 4, n_columns)
+    padded = row_dot.padded(x, -(-n_columns // 128) * 128)
+    expected = steps_of(name, quant.fp8_sim(padded, 128)).reshape(4, -1)
+    ours = arranged(x, name, "fp8").memory.view(np.float32)
+    assert_same_numbers(ours, expected)
+
+
+def expected_pairs(name: str, x: F32) -> NDArray[np.uint32]:
+    """Return BF16 pairs; a step adds the column in the upper half first."""
+    codes = bf16.encode(steps_of(name, x)).astype(np.uint32)
+    pairs: NDArray[np.uint32] = codes[:, :, ::2] << np.uint32(16) | codes[:, :, 1::2]
+    return pairs.reshape(len(x), -1)
+
+
+@pytest.mark.parametrize("name", ["fp8", "bf16"])
+@pytest.mark.parametrize("n_columns", [128, 200, 512])
+def test_pairs_of_bf16(monkeypatch: pytest.MonkeyPatch, name: str, n_columns: int):
+    use(monkeypatch, walk_for(name, "bf16", "avx512_bf16"))
+    x = bf16.round(spread_floats(RNG, 3, n_columns))
+    ours = arranged(x, name, "bf16").memory.view(np.uint32)
+    np.testing.assert_array_equal(ours, expected_pairs(name, x))
+    ours = arranged(x, name, "fp8").memory.view(np.uint32)
+    rounded = quant.fp8_sim(row_dot.padded(x, -(-n_columns // 128) * 128), 128)
+    # a zero has any sign
+    np.testing.assert_array_equal(
+        bf16.decode(ours.view(np.uint16)),
+        bf16.decode(expected_pairs(name, rounded).view(np.uint16)),
+    )
+
+
+def units_and_scales(x: F32) -> tuple[NDArray[np.int64], F32]:
+    """Return FP8 activations as whole multiples of 2^-9, and the scales of 128 columns."""
+    codes, scales = quant.act_quant(row_dot.padded(x, -(-x.shape[1] // 256) * 256), 128)
+    return (512 * e4m3.decode(codes)).astype(np.int64), scales
+
+
+def assert_lane_scales(ours: F32, scales: F32) -> None:
+    """Lane 4q+2i+d has block i of its superblock, times 2^-10."""
+    lane = np.arange(16)
+    blocks = scales.reshape(len(scales), -1, 2)[:, :, (lane >> 1) & 1]
+    assert_same_bytes(np.ascontiguousarray(ours), blocks * np.float32(2.0**-10))
+
+
+@pytest.mark.parametrize("n_columns", [32, 256, 416, 1024])
+def test_integers(monkeypatch: pytest.MonkeyPatch, n_columns: int):
+    use(monkeypatch, walk_for("fp4", "fp8", "generic"))
+    x = spread_floats(RNG, 3, n_columns)
+    units, scales = units_and_scales(x)
+    words = arranged(x, "fp4", "fp8").memory.view(np.int32).reshape(3, -1, 272)
+    blocks = units.reshape(3, -1, 256)[:, :, row_dot.ORDERS["fp4"].columns.ravel()]
+    np.testing.assert_array_equal(words[:, :, :256], blocks)
+    assert_lane_scales(words[:, :, 256:].view(np.float32), scales)
+
+
+def digit_columns() -> NDArray[np.int64]:
+    """Register 2j+h, lane 4q+2i+d, byte b: column 8(2j+d)+2b+h of the scale block 4i+q."""
+    columns = np.full((4, 16, 4), -1)
+    for j, h, q, i, d, b in np.ndindex(2, 2, 4, 2, 2, 4):
+        columns[2 * j + h, 4 * q + 2 * i + d, b] = 32 * (4 * i + q) + 8 * (2 * j + d) + 2 * b + h
+    assert sorted(columns.ravel()) == list(range(256))
+    return columns
+
+
+def all_fp8_values() -> F32:
+    """Return tokens that hold every FP8 value, and blocks of the largest of either sign."""
+    values = e4m3.decode(np.arange(256, dtype=np.uint8))
+    values[np.isnan(values)] = 448
+    return np.stack([values, np.full(256, 448), np.full(256, -448)]).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_columns", [32, 256, 416, 1024, 0])
+def test_digits(monkeypatch: pytest.MonkeyPatch, n_columns: int):
+    use(monkeypatch, walk_for("fp4", "fp8", "avx512_vnni"))
+    x = spread_floats(RNG, 3, n_columns) if n_columns else all_fp8_values()
+    units, scales = units_and_scales(x)
+    memory = arranged(x, "fp4", "fp8").memory.reshape(3, -1, 896)
+    digits = memory[:, :, :768].view(np.int8).astype(np.int64).reshape(3, -1, 3, 4, 16, 4)
+    assert (np.abs(digits) <= 64).all()  # so that no kernel's 16-bit sum overflows
+    together = (digits[:, :, 0] * 64 + digits[:, :, 1]) * 64 + digits[:, :, 2]
+    np.testing.assert_array_equal(together, units.reshape(3, -1, 256)[:, :, digit_columns()])
+    # a correction counts for both lanes of a pair
+    corrections = memory[:, :, 768:832].view(np.int32).reshape(3, -1, 8, 2).sum(axis=-1)
+    of_pairs = together.reshape(3, -1, 4, 8, 2, 4).sum(axis=(2, 4, 5))
+    np.testing.assert_array_equal(corrections, -FP4_OFFSET * of_pairs)
+    assert_lane_scales(np.ascontiguousarray(memory[:, :, 832:]).view(np.float32), scales)
+
+
+@pytest.mark.parametrize("poison", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("tier", ["generic", "avx512_vnni"])
+@np.errstate(all="ignore")
+def test_a_block_without_a_scale_has_none(
+    monkeypatch: pytest.MonkeyPatch, poison: float, tier: str
+):
+    walk = walk_for("fp4", "fp8", tier)
+    use(monkeypatch, walk)
+    x = spread_floats(RNG, 2, 512)
+    x[0, 200] = poison
+    tokens = arranged(x, "fp4", "fp8").memory.reshape(2, 2, walk.lane_bytes)
+    scales = np.ascontiguousarray(tokens[:, :, -64:]).view(np.float32)
+    lost = np.zeros((2, 2, 16), bool)
+    lost[0, 0] = (np.arange(16) >> 1) & 1
+    np.testing.assert_array_equal(np.isnan(scales), lost)
+
+
+def test_memory_begins_at_a_cache_line():
+    for shape in ((1, 1), (3, 5), (2, 1000)):
+        memory = lanes.aligned(shape, np.float32)
+        assert memory.ctypes.data % 64 == 0
+        assert memory.shape == shape
+        assert memory.dtype == np.float32
+        assert memory.flags.c_contiguous
+
+
+def test_the_room_must_fit():
+    room = lanes.Lanes.room("f32", False, 2, 16)
+    for shape in ((2, 17), (1, 16)):
+        with pytest.raises(AssertionError):
+            lanes.arrange(Program(), np.zeros(shape, np.float32), room)
