@@ -112,7 +112,7 @@ def _through_halves(typing: Any, codes: Any, exponents: Any, out: Any) -> Any:
     return types.void(codes, exponents, out), code
 
 
-@overload(decode_e4m3)  # type: ignore[untyped-decorator]
+@overload(decode_e4m3, strict=False)  # type: ignore[untyped-decorator]
 def _compiled_decode_e4m3(codes: Any, exponents: Any, out: Any) -> Any:
     if tiers.active() == "generic":
         return decode_e4m3

@@ -318,8 +318,8 @@ def _score_and_choose(
         weights[token],
         keys,
         trained,
-        0,
-        1,
+        np.int64(0),  # a literal would compile the function once more
+        np.int64(1),
         inputs[worker],
         unpacked[worker],
         sums[worker],

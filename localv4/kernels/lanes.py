@@ -286,8 +286,8 @@ def _arrange_digits(x: F32, values: I32, factors: F32, token: int) -> None:
     words = _digits(integers).reshape(3 * integers.size).view(np.uint64)
     even, odd = np.empty(words.size, np.int32), np.empty(words.size, np.int32)
     _split_bytes(words, even, odd)
-    _place_digits(even, 0, target)
-    _place_digits(odd, 1, target)
+    for parity in range(2):  # a literal would compile the function twice
+        _place_digits(odd if parity else even, parity, target)
     _place_corrections(integers, target)
     _place_scales(scales, factors[token])
 

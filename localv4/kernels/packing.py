@@ -43,7 +43,8 @@ def _pack_pairs(rows: U8, tokens: I32, n_tokens: int, blocks: U8, unit: int) -> 
     for token in range(BLOCK_TOKENS):
         index = BLOCK_TOKENS * unit + token
         if index >= n_tokens:
-            out[token::BLOCK_TOKENS] = np.uint32(0)
+            for place in range(token, out.size, BLOCK_TOKENS):
+                out[place] = np.uint32(0)
             continue
         pairs = rows[tokens[index] if tokens.size > 0 else index].view(np.uint32)
         for superblock in range(pairs.size // 128):
@@ -65,7 +66,8 @@ def _pack_digits(rows: U8, tokens: I32, n_tokens: int, blocks: U8, unit: int) ->
     for token in range(BLOCK_TOKENS):
         index = BLOCK_TOKENS * unit + token
         if index >= n_tokens:
-            out[token::BLOCK_TOKENS] = np.int32(0)
+            for place in range(token, out.size, BLOCK_TOKENS):
+                out[place] = np.int32(0)
             continue
         words = rows[tokens[index] if tokens.size > 0 else index].view(np.int32)
         for superblock in range(words.size // 224):
