@@ -1,16 +1,19 @@
 """Compiled kernels behind plain functions: the only place that imports numba.
 
-A module holds the kernels of one concern and the functions that call them.  They take plain
-float32 and uint8 arrays (or, inside, addresses) and know nothing of the model's config.
+A module holds the kernels of one concern and the functions that record them in a program
+(launch.py).  Kernels take plain arrays (or, inside, addresses) and know nothing of the model's
+config.
 
 ::
 
-    _jit                 how everything is compiled and where the result is cached
-    threads              which threads compute
-    simd, row_dot        vector code for one row of weights; the sum order
-    matmul               a matrix in any stored format times activations
-    rounding             BF16, FP8 and FP4 rounding of values and blocks
-    sums                 dot products and sums for use in other kernels
-    norm, rope, hyper_connections, moe       what their namesakes in localv4 need
-    compressor, indexer, kv_rows, attention  compressed entries, packed rows, attention
+    launch               kernels, tasks, phases, programs
+    _jit, warm, tiers, threads      compiling, compiling ahead, instructions, who computes
+    matmul, lanes, packing          weights in any stored format times activations
+    walks, decode, simd             the sum orders; formats to vector registers
+    row_dot, row_tile, amx_tile     few tokens, many, many in the matrix unit
+    rounding, fp8_values, elementwise, sums      for use in other kernels
+    norm, heads, rope, hyper_connections, moe    what their namesakes in localv4 need
+    compressor, entries, kv_rows, indexer, choice, attention, tiles
+                         compressed entries, packed rows, index scores, attention
+    read, peak           for measurements
 """
