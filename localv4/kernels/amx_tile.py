@@ -2,9 +2,9 @@
 
 The rows are decoded once into tiles of 32 columns, which wait in a scratch on the stack; a
 tile of weights times a tile of activations gives 16 x 16 sums of a pair of lanes, in the
-order that walks.py describes: BF16 tiles add the even places of 32 in one chain and the odd
-ones in another, and then both, which are the two neighbouring lanes; byte tiles are exact.
-So the bytes are those of row_dot.py.  Activations lie as `pack` of lanes.py puts them.
+order that walks.py describes: tiles add the even places of 32 in one chain and the odd ones in
+another, and then both, which are the two neighbouring lanes.  So the bytes are those of
+row_dot.py.  Activations lie as packing.py puts them.
 
 Knows nothing of a row's place in a matrix, of threads or of activation rounding.
 """
@@ -20,16 +20,15 @@ from localv4.kernels.row_dot import Padding, integer
 from localv4.kernels.simd import F32, F32X16, I8, I32, I64, Emitter, vector
 from localv4.kernels.walks import Walk
 
-__all__ = ["BLOCK_TOKENS", "GROUPS", "GROUP_BYTES", "amx_tile"]
+__all__ = ["BLOCK_TOKENS", "GROUPS", "amx_tile"]
 
 BLOCK_TOKENS = 16
 ROWS = 16
 GROUPS = 8  # pairs of lanes of a superblock, each a tile of 32 columns
-GROUP_BYTES = {"bf16": 1024, "digits": 3 * 512 + 64 + 64}
-"""Bytes of a block's packed activations in one group, by layout."""
 
 _VOID = ir.VoidType()
-_TILE = 16 * 64
+_ROW = 64
+_TILE = 16 * _ROW
 _AT_ONCE = 2  # superblocks in flight, with tiles of their own
 
 
@@ -52,18 +51,15 @@ class _Amx:
             self.output_stride,
             self.rounds,
         ) = args
-        self.bytes = walk.layout == "digits"
-        self.row_bytes = 32 if self.bytes else 64
-        self.group_bytes = GROUP_BYTES[walk.layout]
         per_block = integer(walk.n_columns)
         self.n_full = self.builder.udiv(self.n_columns, per_block)
         self.rest = self.builder.urem(self.n_columns, per_block)
         has_rest = self.builder.icmp_unsigned("!=", self.rest, integer(0))
         self.n_superblocks = self.builder.add(self.n_full, self.builder.zext(has_rest, I64))
         self.padding = Padding(emit, walk)
-        self.decoded = self._scratch(GROUPS * ROWS * self.row_bytes)
+        self.decoded = self._scratch(GROUPS * _TILE)
         self.factors = self._scratch(GROUPS * ROWS * 4)
-        self.products = emit.memory(_AT_ONCE * 3 * _TILE, 64)
+        self.products = emit.memory(_AT_ONCE * _TILE, 64)
         self.sums = emit.memory(GROUPS * _TILE, 64)
         self.turned = emit.memory(_TILE, 64)
 
@@ -91,17 +87,8 @@ class _Amx:
         self.emit.call("llvm.x86.tilerelease", _VOID)
 
     def _configure(self) -> None:
-        """Tiles 0..2 and 5: sums; 3 and 6, 4 and 7: weights and activations (see `_multiply`)."""
-        rows = [16] * 8
-        columns = [64] * 8
-        if self.bytes:  # weights are 16 rows of 32 bytes, activations 8 rows of 4 bytes a token
-            for weights in (3, 7):
-                columns[weights] = 32
-            for activations in (4, 5, 6):
-                rows[activations] = 8
-        values = [1] + [0] * 15
-        values += [part for count in columns for part in (count, 0)] + [0] * 16
-        values += rows + [0] * 8
+        """Eight tiles of 16 rows of 64 bytes."""
+        values = [1] + [0] * 15 + [64, 0] * 8 + [0] * 16 + [16] * 8 + [0] * 8
         memory = self.emit.memory(64, 64)
         self.emit.store(memory, self.emit.constant(I8, values), 64)
         self._tile("ldtilecfg", self._pointer(memory))
@@ -125,12 +112,11 @@ class _Amx:
             place = builder.select(full, place, self.padding.scales)
             if walk.n_scales:
                 self._keep_factors(walk.scale(emit, place), index, row)
-            target = emit.at(self.decoded, index, GROUPS * ROWS * self.row_bytes)
-            target = emit.at(target, row, self.row_bytes)
+            target = emit.at(self.decoded, index, GROUPS * _TILE)
+            target = emit.at(target, row, _ROW)
             registers = walk.decode(emit, here, None)
-            turned = self._turn_bytes(registers) if self.bytes else self._turn_pairs(registers)
-            for group, part in enumerate(turned):
-                emit.store(emit.offset(target, group * ROWS * self.row_bytes), part, 32)
+            for group, part in enumerate(self._turn_pairs(registers)):
+                emit.store(emit.offset(target, group * _TILE), part, 64)
 
         emit.loop(self.n_superblocks, superblock)
 
@@ -150,29 +136,6 @@ class _Amx:
         kind = vector(I64, 8)
         steps = [builder.bitcast(emit.shuffle(r, r, order), kind) for r in registers]
         return self._transposed(steps)
-
-    def _turn_bytes(self, registers: list[Any]) -> list[Any]:
-        """4 steps of 16 lanes of 4 bytes -> 32 bytes for each pair of lanes."""
-        builder, emit = self.builder, self.emit
-        steps = [builder.bitcast(register, vector(I64, 8)) for register in registers]
-        halves = []
-        for first, second in ((0, 1), (2, 3)):
-            halves.append(
-                [
-                    emit.shuffle(
-                        steps[first],
-                        steps[second],
-                        [i + 4 * part for i in (0, 8, 1, 9, 2, 10, 3, 11)],
-                    )
-                    for part in (0, 1)
-                ]
-            )
-        rows = []
-        for group in range(GROUPS):
-            left, right = halves[0][group // 4], halves[1][group // 4]
-            at = 2 * (group % 4)
-            rows.append(emit.shuffle(left, right, [at, at + 1, 8 + at, 9 + at]))
-        return rows
 
     def _transposed(self, rows: list[Any]) -> list[Any]:
         """Exchange rows and columns of a square of registers."""
@@ -195,7 +158,7 @@ class _Amx:
     def _block(self, block: Any) -> None:
         """Multiply all rows with the 16 tokens of a block and store the sums."""
         emit, builder = self.emit, self.builder
-        per_block = builder.mul(self.n_superblocks, integer(GROUPS * self.group_bytes))
+        per_block = builder.mul(self.n_superblocks, integer(GROUPS * _TILE))
         inputs = builder.add(self.inputs, builder.mul(block, per_block))
         emit.loop(integer(GROUPS), lambda group: self._group(group, inputs))
         token = builder.mul(block, integer(BLOCK_TOKENS))
@@ -237,66 +200,35 @@ class _Amx:
         emit, builder = self.emit, self.builder
         index = builder.add(builder.mul(superblock, integer(GROUPS)), group)
         return (
-            emit.at(self.decoded, index, ROWS * self.row_bytes),
+            emit.at(self.decoded, index, _TILE),
             emit.at(self.factors, index, ROWS * 4),
-            emit.at(inputs, index, self.group_bytes),
+            emit.at(inputs, index, _TILE),
         )
 
     def _multiply(self, number: int, weights: Any, factors: Any, inputs: Any) -> None:
         """Multiply tiles and write the products to memory."""
-        emit = self.emit
-        line = integer(64)
-        products = emit.offset(self.products, 3 * _TILE * number)
-        if not self.bytes:
-            sums, left, right = ((0, 3, 4), (1, 6, 7))[number]
-            self._tile("tilezero", sums)
-            self._tile("tileloadd64", left, self._pointer(weights), line)
-            self._tile("tileloadd64", right, self._pointer(inputs), line)
-            self._tile("tdpbf16ps", sums, left, right)
-            self._tile("tilestored64", sums, self._pointer(products), line)
-            return
-        left = (3, 7)[number]
-        self._tile("tileloadd64", left, self._pointer(weights), integer(32))
-        for digit in range(3):
-            self._tile(
-                "tileloadd64", 4 + digit, self._pointer(emit.offset(inputs, 512 * digit)), line
-            )
-            if digit == 2:  # what the weights' offset adds is the same for every row
-                correction = self._pointer(emit.offset(inputs, 3 * 512))
-                self._tile("tileloadd64", digit, correction, integer(0))
-            else:
-                self._tile("tilezero", digit)
-            self._tile("tdpbusd", digit, left, 4 + digit)
-            target = self._pointer(emit.offset(products, _TILE * digit))
-            self._tile("tilestored64", digit, target, line)
+        emit, line = self.emit, integer(64)
+        products = emit.offset(self.products, _TILE * number)
+        sums, left, right = ((0, 3, 4), (1, 6, 7))[number]
+        self._tile("tilezero", sums)
+        self._tile("tileloadd64", left, self._pointer(weights), line)
+        self._tile("tileloadd64", right, self._pointer(inputs), line)
+        self._tile("tdpbf16ps", sums, left, right)
+        self._tile("tilestored64", sums, self._pointer(products), line)
 
     def _accumulate(
         self, number: int, slots: list[Any], weights: Any, factors: Any, inputs: Any
     ) -> None:
         """Add the products, scaled, to the sums of every row."""
         emit, builder = self.emit, self.builder
-        products = emit.offset(self.products, 3 * _TILE * number)
-        scale = emit.load(emit.offset(inputs, 3 * 512 + 64), F32X16, 64) if self.bytes else None
+        products = emit.offset(self.products, _TILE * number)
         for row, slot in enumerate(slots):
-            if not self.walk.n_scales:
-                value = emit.load(emit.offset(products, 64 * row), F32X16, 64)
-                builder.store(builder.fadd(value, builder.load(slot)), slot)
-                continue
-            factor = emit.splat(emit.load(emit.offset(factors, 4 * row), F32, 4))
-            if scale is None:
-                value = emit.load(emit.offset(products, 64 * row), F32X16, 64)
+            value = emit.load(emit.offset(products, 64 * row), F32X16, 64)
+            if self.walk.n_scales:
+                factor = emit.splat(emit.load(emit.offset(factors, 4 * row), F32, 4))
+                builder.store(emit.fma(value, factor, builder.load(slot)), slot)
             else:
-                factor = builder.fmul(factor, scale)
-                total = None
-                for digit in range(3):
-                    place = emit.offset(products, _TILE * digit + 64 * row)
-                    part = emit.load(place, vector(I32), 64)
-                    if total is not None:
-                        shifted = builder.shl(total, emit.splat_constant(I32, 6))
-                        part = builder.add(shifted, part)
-                    total = part
-                value = builder.sitofp(total, F32X16)
-            builder.store(emit.fma(value, factor, builder.load(slot)), slot)
+                builder.store(builder.fadd(value, builder.load(slot)), slot)
 
     def _store(self, token: Any) -> None:
         """Add the groups as a tree and write the outputs, a token's rows side by side."""

@@ -5,6 +5,7 @@ depends on what the CPU has (walks.py).  Values are unscaled and exact.
 
 * FP4: 128 bytes are 256 columns.  Lane 4q+2i+d holds scale block 4i+q of 32 columns; the
   32-bit word 2j+d of that block gives the lane the columns 8(2j+d) to 8(2j+d)+7.
+* FP4 as integers: 256 bytes are 512 columns.  Lane 4s+z holds scale block 4z+s of 32 columns.
 * FP8: 256 bytes.  Lane 8q+4e+d holds scale block q of 128 columns, and of it the columns
   32i+16e+8h+2d and the next one, for i < 4 and h < 2.
 * BF16: 512 bytes are 256 columns.  Lane l holds columns 32k+2l and 32k+2l+1, for k < 8.
@@ -22,6 +23,7 @@ __all__ = [
     "BF16_COLUMNS",
     "FP4_BYTE_COLUMNS",
     "FP4_COLUMNS",
+    "FP4_INTEGER_COLUMNS",
     "FP4_OFFSET",
     "FP8_COLUMNS",
     "bf16_to_f32",
@@ -51,11 +53,16 @@ def _fp4_columns() -> NDArray[np.int64]:
     return np.asarray(32 * block + 8 * word + 4 * (1 - half) + (step & 3), np.int64).ravel()
 
 
+def _fp4_integer_columns() -> NDArray[np.int64]:
+    """Step 8w+n adds column 8w+n of the lane's block."""
+    step, lane = np.meshgrid(np.arange(32), np.arange(16), indexing="ij")
+    return np.asarray(32 * (4 * (lane & 3) + (lane >> 2)) + step, np.int64).ravel()
+
+
 def _fp4_byte_columns() -> NDArray[np.int64]:
-    """Step 2j+h multiplies four columns a lane: 8(2j+d)+2b+h for byte b."""
-    j, h, lane, byte = np.meshgrid(*map(np.arange, (2, 2, 16, 4)), indexing="ij")
-    block = 4 * ((lane >> 1) & 1) + (lane >> 2)
-    word = 2 * j + (lane & 1)
+    """Step 2w+h multiplies four columns a lane: 8w+2b+h of its block for byte b."""
+    word, h, lane, byte = np.meshgrid(*map(np.arange, (4, 2, 16, 4)), indexing="ij")
+    block = 4 * (lane & 3) + (lane >> 2)
     return np.asarray(32 * block + 8 * word + 2 * byte + h, np.int64).ravel()
 
 
@@ -73,6 +80,7 @@ def _bf16_columns() -> NDArray[np.int64]:
 
 
 FP4_COLUMNS = _fp4_columns()
+FP4_INTEGER_COLUMNS = _fp4_integer_columns()
 FP4_BYTE_COLUMNS = _fp4_byte_columns()
 FP8_COLUMNS = _fp8_columns()
 BF16_COLUMNS = _bf16_columns()
@@ -89,6 +97,27 @@ def _fp4_words(emit: Emitter, address: Any) -> list[Any]:
             [16 * i + 4 * q + 2 * j + d for q in range(4) for i in range(2) for d in range(2)],
         )
         for j in range(2)
+    ]
+
+
+def _fp4_blocks(emit: Emitter, address: Any) -> list[Any]:
+    """256 bytes -> the four 32-bit words of 16 blocks, a register each, by interleaving twice."""
+    quarters = [emit.load(emit.offset(address, 64 * z), vector(I32)) for z in range(4)]
+
+    def interleaved(left: Any, right: Any, width: int, half: int) -> Any:
+        """Take, of every four lanes, a half of both in turns of `width`."""
+        lanes = [
+            4 * s + 2 * half + i + 16 * side
+            for s in range(4)
+            for first in range(0, 2, width)
+            for side in (0, 1)
+            for i in range(first, first + width)
+        ]
+        return emit.shuffle(left, right, lanes)
+
+    pairs = [interleaved(*quarters[z : z + 2], 1, half) for half in (0, 1) for z in (0, 2)]
+    return [
+        interleaved(*pairs[2 * half : 2 * half + 2], 2, part) for half in (0, 1) for part in (0, 1)
     ]
 
 
@@ -120,19 +149,18 @@ def fp4_to_f32(emit: Emitter, address: Any) -> list[Any]:
 
 
 def fp4_to_integers(emit: Emitter, address: Any) -> list[Any]:
-    """128 bytes -> 16 registers of 32-bit integers, twice the values."""
+    """256 bytes -> 32 registers of 32-bit integers, twice the values."""
     builder, steps = emit.builder, []
-    for words in _fp4_words(emit, address):
-        for n in range(4):
-            for half in (4, 0):
-                doubled, sign = _e2m1_doubled(emit, words, 4 * (n + half))
-                mask = builder.ashr(sign, emit.splat_constant(I32, 31))
-                steps.append(builder.sub(builder.xor(doubled, mask), mask))
+    for words in _fp4_blocks(emit, address):
+        for n in range(8):
+            doubled, sign = _e2m1_doubled(emit, words, 4 * n)
+            mask = builder.ashr(sign, emit.splat_constant(I32, 31))
+            steps.append(builder.sub(builder.xor(doubled, mask), mask))
     return steps
 
 
 def fp4_to_bytes(emit: Emitter, address: Any, wide: bool, permutes: bool) -> list[Any]:
-    """128 bytes -> 4 registers of unsigned bytes, twice the values plus `FP4_OFFSET`.
+    """256 bytes -> 8 registers of unsigned bytes, twice the values plus `FP4_OFFSET`.
 
     Parameters
     ----------
@@ -144,7 +172,7 @@ def fp4_to_bytes(emit: Emitter, address: Any, wide: bool, permutes: bool) -> lis
     builder, kind = emit.builder, vector(I8, 64)
     mask = emit.splat_constant(I8, 15, 64)
     registers = []
-    for words in _fp4_words(emit, address):
+    for words in _fp4_blocks(emit, address):
         shifted = builder.lshr(
             builder.bitcast(words, vector(I16, 32)), emit.splat_constant(I16, 4, 32)
         )

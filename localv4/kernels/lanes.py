@@ -26,6 +26,7 @@ __all__ = ["ARRANGERS", "Lanes", "aligned", "arrange"]
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
 I32 = NDArray[np.int32]
 U64 = NDArray[np.uint64]
 _BLOCK = 128
@@ -107,7 +108,7 @@ class Lanes:
 
     def _pack(self, program: Program) -> None:
         if self.blocks is not None:
-            record_packing(program, self.walk, self.memory, self.tokens, len(self), self.blocks)
+            record_packing(program, self.memory, self.tokens, len(self), self.blocks)
 
     @property
     def walk(self) -> Walk:
@@ -122,14 +123,14 @@ def _blocks(walk: Walk, n_tokens: int, n_bytes: int) -> U8 | None:
 
 
 @cache
-def _places(walk: Walk) -> U8:
+def _places(walk: Walk) -> U16:
     """Return the column, or the pair of columns, behind every place of a superblock."""
     columns = walk.columns
     if walk.layout == "bf16":
         upper, lower = columns.reshape(-1, 2, 16).transpose(1, 0, 2)
         assert (upper == lower + 1).all()
         columns = lower.ravel() // 2
-    return np.asarray(columns, np.uint8)
+    return np.asarray(columns, np.uint16)
 
 
 @leaf
@@ -161,8 +162,8 @@ def _activations(x: F32, quantised: bool, n_blocks: int) -> F32:
     return blocks
 
 
-@kernel("f32[2], u8[1], i64, f32[3]")
-def _arrange_f32(x: F32, places: U8, quantised: int, out: F32, token: int) -> None:
+@kernel("f32[2], u16[1], i64, f32[3]")
+def _arrange_f32(x: F32, places: U16, quantised: int, out: F32, token: int) -> None:
     target = out[token]
     blocks = _activations(x[token], quantised != 0, target.size // _BLOCK)
     source = blocks.reshape(target.shape)
@@ -171,8 +172,8 @@ def _arrange_f32(x: F32, places: U8, quantised: int, out: F32, token: int) -> No
             target[superblock, place] = source[superblock, places[place]]
 
 
-@kernel("f32[2], u8[1], i64, i32[3]")
-def _arrange_bf16(x: F32, places: U8, quantised: int, out: I32, token: int) -> None:
+@kernel("f32[2], u16[1], i64, i32[3]")
+def _arrange_bf16(x: F32, places: U16, quantised: int, out: I32, token: int) -> None:
     target = out[token]
     blocks = _activations(x[token], quantised != 0, 2 * target.size // _BLOCK)
     bits = blocks.view(np.uint32)
@@ -205,20 +206,20 @@ def _integers(x: F32, n_blocks: int, scales: F32) -> I32:
 
 @leaf
 def _place_scales(scales: F32, factors: F32) -> None:
-    """Write the activations' scales to the last 16 places: lane 2i+d has block i."""
+    """Write the activations' scales to the last 16 places: lane 4s+z has block z."""
     first = factors.shape[1] - 16
     for superblock in range(factors.shape[0]):
         for lane in range(16):
-            factors[superblock, first + lane] = scales[2 * superblock + ((lane >> 1) & 1)]
+            factors[superblock, first + lane] = scales[4 * superblock + (lane & 3)]
 
 
-@kernel("f32[2], u8[1], i32[3], f32[3]")
-def _arrange_integers(x: F32, places: U8, values: I32, factors: F32, token: int) -> None:
+@kernel("f32[2], u16[1], i32[3], f32[3]")
+def _arrange_integers(x: F32, places: U16, values: I32, factors: F32, token: int) -> None:
     target = values[token]
-    scales = np.empty(2 * target.shape[0], np.float32)
-    integers = _integers(x[token], scales.size, scales).reshape((target.shape[0], 256))
+    scales = np.empty(4 * target.shape[0], np.float32)
+    integers = _integers(x[token], scales.size, scales).reshape((target.shape[0], 512))
     for superblock in range(target.shape[0]):
-        for place in range(256):
+        for place in range(512):
             target[superblock, place] = integers[superblock, places[place]]
     _place_scales(scales, factors[token])
 
@@ -257,31 +258,29 @@ def _place_digits(words: I32, parity: int, values: I32) -> None:
     """Bring the even or the odd digits, four for a lane, into their order."""
     for superblock in range(values.shape[0]):
         for digit in range(3):
-            first = (digit * values.shape[0] + superblock) * 32
-            for j in range(2):
-                for q in range(4):
-                    for lane in range(4):  # 2i+d
-                        source = 16 * (lane >> 1) + 4 * q + 2 * j + (lane & 1)
-                        place = 64 * digit + 16 * (2 * j + parity) + 4 * q + lane
-                        values[superblock, place] = words[first + source]
+            first = (digit * values.shape[0] + superblock) * 64
+            for word in range(4):
+                for lane in range(16):
+                    block = 4 * (lane & 3) + (lane >> 2)
+                    place = 128 * digit + 16 * (2 * word + parity) + lane
+                    values[superblock, place] = words[first + 4 * block + word]
 
 
 @leaf
 def _place_corrections(integers: I32, values: I32) -> None:
-    """Write what the weights' offset adds, to the first of each pair of lanes."""
-    for group in range(8 * values.shape[0]):
-        superblock, i, q = group >> 3, (group >> 2) & 1, group & 3
-        total = np.int32(0)
-        for column in range(32):
-            total += integers[group >> 2, 32 * q + column]
-        values[superblock, 192 + 4 * q + 2 * i] = np.int32(-FP4_OFFSET) * total
-        values[superblock, 193 + 4 * q + 2 * i] = np.int32(0)
+    """Write what the weights' offset adds to each lane."""
+    for superblock in range(values.shape[0]):
+        for lane in range(16):
+            total = np.int32(0)
+            for column in range(32):
+                total += integers[4 * superblock + (lane & 3), 32 * (lane >> 2) + column]
+            values[superblock, 384 + lane] = np.int32(-FP4_OFFSET) * total
 
 
 @kernel("f32[2], i32[3], f32[3]")
 def _arrange_digits(x: F32, values: I32, factors: F32, token: int) -> None:
     target = values[token]
-    scales = np.empty(2 * target.shape[0], np.float32)
+    scales = np.empty(4 * target.shape[0], np.float32)
     integers = _integers(x[token], scales.size, scales)
     words = _digits(integers).reshape(3 * integers.size).view(np.uint64)
     even, odd = np.empty(words.size, np.int32), np.empty(words.size, np.int32)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels import tiers
-from localv4.kernels.amx_tile import GROUP_BYTES, amx_tile
+from localv4.kernels.amx_tile import amx_tile
 from localv4.kernels.lanes import Lanes, aligned, arrange
 from localv4.kernels.launch import Kernel, Program, Task, kernel
 from localv4.kernels.row_dot import read_i32, row_dot
@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 _FEW_TOKENS = 3  # decoding anew for each is as fast as a tile
-_FEW_PAIRS = 5  # where the matrix unit takes over from there
 _UNITS = 64  # into which a matrix is divided for one token, where a unit stays below
 _UNIT_BYTES = 2**19
 _PREFETCH_BYTES = 4096  # ahead of the weights that are being multiplied
@@ -249,12 +248,13 @@ def _amx_kernel(walk: Walk) -> Kernel:
 def weight_kernels(weight_format: str, activations: str) -> list[Kernel]:
     """Return the kernels that multiply a format with such activations (see `walk_for`)."""
     walk = walk_for(weight_format, activations)
-    if tiers.active() == "amx" and walk.layout == "bf16":
-        return [_rows_kernel(walk), _amx_kernel(walk)]
-    kernels = [_rows_kernel(walk), _tiles_kernel(walk)]
-    if tiers.active() == "amx" and walk.layout in GROUP_BYTES:
-        kernels.append(_amx_kernel(walk))
-    return kernels
+    many = _amx_kernel(walk) if _in_matrix_unit(walk) else _tiles_kernel(walk)
+    return [_rows_kernel(walk), many]
+
+
+def _in_matrix_unit(walk: Walk) -> bool:
+    """Return whether the matrix unit multiplies many tokens."""
+    return tiers.active() == "amx" and walk.layout == "bf16"
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -273,7 +273,6 @@ def multiply(
     matrix: Matrix,
     out: F32,
     rounds: bool,
-    tokens: NDArray[np.int32] | None = None,
 ) -> Task:
     """Record a product y = x W^T.
 
@@ -289,8 +288,6 @@ def multiply(
         Written: float32 [n_tokens, n_rows], rows of any stride.
     rounds
         Round the float32 sums to BF16 (ties to even; kept as float32).
-    tokens
-        int32 [n]: which tokens of x are multiplied, in this order; all if None.
 
     Returns
     -------
@@ -298,8 +295,6 @@ def multiply(
     """
     assert x.order == matrix.lanes, (x.order, matrix.format)
     assert x.n_columns == matrix.n_columns, (x.n_columns, matrix.n_columns)
-    if tokens is not None:
-        x = replace(x, tokens=tokens, blocks=None)
     n_tokens = len(x)
     assert out.shape == (n_tokens, matrix.n_rows), (out.shape, n_tokens, matrix.n_rows)
     assert out.strides[1] == 4
@@ -307,14 +302,13 @@ def multiply(
     end = matrix.first_row + matrix.n_rows
     row_blocks = -(-end // TILE_ROWS) - matrix.first_row // TILE_ROWS
     memory = x.memory
-    pairs = tiers.active() == "amx" and walk.layout == "bf16"
-    if n_tokens <= (_FEW_PAIRS if pairs else _FEW_TOKENS):
+    if x.blocks is not None:
+        function, memory = _amx_kernel(walk), x.blocks
+        units, last = row_blocks, (0, 0)
+    elif n_tokens <= _FEW_TOKENS or _in_matrix_unit(walk):
         function = _rows_kernel(walk)
         unit_rows = _rows_in_unit(matrix)
         units, last = -(-matrix.n_rows // unit_rows), (unit_rows, _PREFETCH_BYTES)
-    elif x.blocks is not None:
-        function, memory = _amx_kernel(walk), x.blocks
-        units, last = row_blocks, (0, 0)
     else:
         function = _tiles_kernel(walk)
         token_blocks = -(-n_tokens // TILE_TOKENS)

@@ -1,8 +1,7 @@
 """Arranged activations once more, sixteen tokens side by side, as the matrix unit wants them.
 
 A block of 16 tokens is, superblock by superblock and pair of lanes by pair of lanes, a tile
-of 16 columns of 4 bytes: two BF16 numbers, one of each lane, or four bytes of one lane.
-Behind the three tiles of digits come the corrections and the scales of the tokens.
+of 16 columns of two BF16 numbers, one of each lane.
 
 Knows nothing of how activations were rounded.
 """
@@ -11,29 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels import tiers
-from localv4.kernels.amx_tile import BLOCK_TOKENS, GROUP_BYTES, GROUPS
+from localv4.kernels.amx_tile import BLOCK_TOKENS, GROUPS
 from localv4.kernels.launch import Program, kernel
 from localv4.kernels.walks import Walk
 
-__all__ = ["packs", "record_packing", "room_for_blocks"]
+__all__ = ["record_packing", "room_for_blocks"]
 
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
-# From so many tokens on the matrix unit pays, by layout.
-_MANY_TOKENS = {"bf16": 6, "digits": 20}
-
-
-def packs(walk: Walk, n_tokens: int) -> bool:
-    """Return whether so many tokens are packed for the matrix unit."""
-    return tiers.active() == "amx" and n_tokens >= _MANY_TOKENS.get(walk.layout, n_tokens + 1)
+_FEWEST = 6  # tokens; fewer are multiplied faster row by row
 
 
 def room_for_blocks(walk: Walk, n_tokens: int, n_bytes: int) -> tuple[int, int] | None:
-    """Return blocks and bytes of each for tokens of `n_bytes`; None without a matrix unit."""
-    if not packs(walk, n_tokens):
+    """Return blocks and bytes of each for tokens of `n_bytes`; None if they are not packed."""
+    if tiers.active() != "amx" or walk.layout != "bf16" or n_tokens < _FEWEST:
         return None
-    n_superblocks = n_bytes // walk.lane_bytes
-    return -(-n_tokens // BLOCK_TOKENS), n_superblocks * GROUPS * GROUP_BYTES[walk.layout]
+    return -(-n_tokens // BLOCK_TOKENS), BLOCK_TOKENS * n_bytes
 
 
 @kernel("u8[2], i32[1], i64, u8[2]")
@@ -59,37 +51,11 @@ def _pack_pairs(rows: U8, tokens: I32, n_tokens: int, blocks: U8, unit: int) -> 
                     out[target + 32 * step + 16] = lower
 
 
-@kernel("u8[2], i32[1], i64, u8[2]")
-def _pack_digits(rows: U8, tokens: I32, n_tokens: int, blocks: U8, unit: int) -> None:
-    """Four bytes of each lane, then corrections and scales."""
-    out = blocks[unit].view(np.int32)
-    for token in range(BLOCK_TOKENS):
-        index = BLOCK_TOKENS * unit + token
-        if index >= n_tokens:
-            for place in range(token, out.size, BLOCK_TOKENS):
-                out[place] = np.int32(0)
-            continue
-        words = rows[tokens[index] if tokens.size > 0 else index].view(np.int32)
-        for superblock in range(words.size // 224):
-            for group in range(GROUPS):
-                target = (superblock * GROUPS + group) * 416 + token
-                source = superblock * 224 + 2 * group
-                for step in range(12):
-                    out[target + 32 * step] = words[source + 16 * step]
-                    out[target + 32 * step + 16] = words[source + 16 * step + 1]
-                out[target + 384] = words[source + 192] + words[source + 193]
-                out[target + 400] = words[source + 208]
-
-
-def record_packing(
-    program: Program, walk: Walk, rows: U8, tokens: I32, n_tokens: int, blocks: U8
-) -> None:
+def record_packing(program: Program, rows: U8, tokens: I32, n_tokens: int, blocks: U8) -> None:
     """Record packing of arranged tokens.
 
     Parameters
     ----------
-    walk
-        Whose layout the rows have.
     rows
         uint8 [tokens, bytes], arranged.
     tokens
@@ -97,5 +63,4 @@ def record_packing(
     blocks
         Written: uint8 as `room_for_blocks` says; tokens that a block lacks are zeros.
     """
-    pack = _pack_digits if walk.layout == "digits" else _pack_pairs
-    program.add(pack, len(blocks), rows, tokens, n_tokens, blocks)
+    program.add(_pack_pairs, len(blocks), rows, tokens, n_tokens, blocks)

@@ -131,9 +131,28 @@ class _Tile:
         rows_at_once = self.at_once[0]
 
         def some(number: Any) -> None:
+            if n_tokens > 1:
+                self._prefetch(builder.add(first, integer(n_tokens)), number, offset)
             self._outputs(builder.mul(number, integer(rows_at_once)), first, addresses)
 
         emit.loop(integer(TILE_ROWS // rows_at_once), some)
+
+    def _prefetch(self, first: Any, number: Any, offset: Any) -> None:
+        """Ask for a part of the tokens that come next, while some rows meet these.
+
+        There are so many tokens that their activations wait in the second cache.
+        """
+        emit, builder = self.emit, self.emit.builder
+        rows_at_once, tokens_at_once = self.at_once
+        parts = TILE_ROWS // rows_at_once // tokens_at_once  # of a token
+        token = builder.add(first, builder.udiv(number, integer(parts)))
+        last = builder.sub(self.n_tokens, integer(1))
+        token = builder.select(builder.icmp_unsigned("<", token, last), token, last)
+        n_lines = -(-self.walk.lane_bytes // 64 // parts)
+        place = builder.add(emit.load(emit.at(self.addresses, token, 8), I64), offset)
+        place = emit.at(place, builder.urem(number, integer(parts)), 64 * n_lines)
+        for line in range(n_lines):
+            emit.prefetch(emit.offset(place, 64 * line))
 
     def _outputs(self, row: Any, token: Any, addresses: Sequence[Any]) -> None:
         """Add a superblock to the outputs of some rows and tokens."""

@@ -9,17 +9,18 @@ The order of sums, whatever the tier:
 
 * FP8, BF16 (and FP4 with float32 activations): a superblock has 256 columns.  A lane sums its
   16 products from zero by fused multiply-add, two columns a step, the higher one first.
-* FP4 with FP8-rounded activations: the lane's sum is the exact sum of 16 integers.
-* Both: neighbouring lanes share a scale block of columns; their sums are added, then
+  Neighbouring lanes share a scale block of columns; their sums are added, then
   ``acc = fma(pair, scale, acc)`` with one accumulator a lane.  BF16 has no scale: the pair is
   added.
+* FP4 with FP8-rounded activations: a superblock has 512 columns, a lane has one scale block of
+  them: the exact sum of 32 integers, rounded to float32 once; then the same fma.
 * F32 rows: every product is added to an accumulator by fused multiply-add; there are two
   accumulators a lane, for blocks of 16 columns in turn.
 * FP8 rows whose F32 scales make every weight round to BF16 by itself are scaled and rounded
   first and then added to two accumulators like those, the higher column of a pair to one and
   the lower to the other.
 
-The lanes are added as a tree at the end (`Walk.total`).  Twin: tests/reference/row_dot.py.
+The lanes, or the pairs of lanes, are added as a tree at the end (`Walk.total`).  Twin: tests/reference/row_dot.py.
 """
 
 from typing import Any
@@ -34,6 +35,9 @@ __all__ = ["Walk", "walk_for"]
 
 _FP8_SCALES = tuple(lane >> 3 for lane in range(LANES))
 _FP4_SCALES = tuple(4 * ((lane >> 1) & 1) + (lane >> 2) for lane in range(LANES))
+_FP4_INTEGER_SCALES = tuple(4 * (lane & 3) + (lane >> 2) for lane in range(LANES))
+_DIGIT_STEPS = 8  # products of bytes for a digit
+_DIGIT_BYTES = 64 * _DIGIT_STEPS
 
 
 class Walk:
@@ -148,12 +152,18 @@ class _Fp4(Walk):
         return decode.fp4_to_f32(emit, address)
 
 
-class _Fp4Integers(_Fp4):
+class _Fp4Integers(Walk):
     """FP4 times FP8-rounded activations by exact integers, in portable vector code."""
 
     name = "fp4_integers"
     layout = "integers"
-    lane_bytes = 1024 + 64
+    columns = decode.FP4_INTEGER_COLUMNS
+    weight_bytes = 256
+    lane_bytes = 2048 + 64
+    n_registers = 32
+    n_steps = 32
+    scale_lanes = _FP4_INTEGER_SCALES
+    scale_bytes = 1
     kind = vector(I32)
 
     def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
@@ -169,11 +179,13 @@ class _Fp4Integers(_Fp4):
     def finish(
         self, emit: Emitter, sums: Any, accumulators: list[Any], scale: Any, address: Any
     ) -> list[Any]:
-        pairs = emit.builder.add(sums, emit.neighbours(sums))
         # the activations' own scales come last in their superblock
         factor = emit.load(emit.offset(address, self.lane_bytes - 64), F32X16)
-        value = emit.builder.sitofp(pairs, F32X16)
+        value = emit.builder.sitofp(sums, F32X16)
         return [emit.fma(value, emit.builder.fmul(scale, factor), accumulators[0])]
+
+    def total(self, emit: Emitter, accumulators: list[Any]) -> Any:
+        return emit.lane_sum(accumulators[0])
 
 
 class _Fp4Vnni(_Fp4Integers):
@@ -186,9 +198,9 @@ class _Fp4Vnni(_Fp4Integers):
     name = "fp4_vnni"
     layout = "digits"
     columns = decode.FP4_BYTE_COLUMNS
-    lane_bytes = 3 * 256 + 64 + 64
-    n_registers = 4
-    n_steps = 12
+    lane_bytes = 3 * _DIGIT_BYTES + 64 + 64
+    n_registers = _DIGIT_STEPS
+    n_steps = 3 * _DIGIT_STEPS
     kind = vector(I8, 64)
     wide, permutes = True, False
 
@@ -200,10 +212,10 @@ class _Fp4Vnni(_Fp4Integers):
         return decode.fp4_to_bytes(emit, address, self.wide, self.permutes)
 
     def register_of(self, step: int) -> int:
-        return step % 4
+        return step % _DIGIT_STEPS
 
     def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
-        if number in (4, 8):
+        if number in (_DIGIT_STEPS, 2 * _DIGIT_STEPS):
             sums = emit.builder.shl(sums, emit.splat_constant(I32, 6))
         value = emit.load(emit.offset(address, 64 * number), vector(I32))
         weight = emit.builder.bitcast(weight, vector(I32))
@@ -212,7 +224,7 @@ class _Fp4Vnni(_Fp4Integers):
     def finish(
         self, emit: Emitter, sums: Any, accumulators: list[Any], scale: Any, address: Any
     ) -> list[Any]:
-        correction = emit.load(emit.offset(address, 3 * 256), vector(I32))
+        correction = emit.load(emit.offset(address, 3 * _DIGIT_BYTES), vector(I32))
         sums = emit.builder.add(sums, correction)
         return super().finish(emit, sums, accumulators, scale, address)
 
@@ -234,9 +246,9 @@ class _Fp4VnniRows(_Fp4Vnni):
         return [emit.splat_constant(I32, 0), emit.splat_constant(I32, 0), correction]
 
     def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
-        digit = number // 4
-        if number == 8:
-            sums = [*sums[:2], emit.load(emit.offset(address, 3 * 256), vector(I32))]
+        digit = number // _DIGIT_STEPS
+        if number == 2 * _DIGIT_STEPS:
+            sums = [*sums[:2], emit.load(emit.offset(address, 3 * _DIGIT_BYTES), vector(I32))]
         value = emit.load(emit.offset(address, 64 * number), vector(I32))
         weight = emit.builder.bitcast(weight, vector(I32))
         name, kind = "llvm.x86.avx512.vpdpbusd.512", vector(I32)
@@ -273,7 +285,7 @@ class _Fp4Maddubs(_Fp4Vnni):
         value = emit.load(emit.offset(address, 64 * number), vector(I8, 64))
         products = self._pairs(emit, weight, value)
         words = products if words is None else emit.builder.add(words, products)
-        if number % 4 < 3:
+        if number % _DIGIT_STEPS < _DIGIT_STEPS - 1:
             return total, words
         digit = self._widened(emit, words)
         if total is not None:

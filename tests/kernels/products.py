@@ -46,21 +46,28 @@ def arranged(x: F32, order: str, activations: str = "f32", n_workers: int = 1) -
     return lanes
 
 
+def taken(lanes: Lanes, tokens: list[int]) -> Lanes:
+    """Choose some arranged tokens."""
+    program = Program()
+    program.phase("other")
+    chosen = lanes.take(program, np.array(tokens, np.int32))
+    program.run(1)
+    return chosen
+
+
 def run_product(
     lanes: Lanes,
     matrix: Matrix,
     rounds: bool = False,
-    tokens: NDArray[np.int32] | None = None,
     out: F32 | None = None,
     n_workers: int = 1,
 ) -> F32:
-    """Multiply arranged activations, or some of their tokens, with a matrix."""
+    """Multiply arranged activations with a matrix."""
     if out is None:
-        n_tokens = len(lanes) if tokens is None else tokens.size
-        out = np.full((n_tokens, matrix.n_rows), -7, np.float32)
+        out = np.full((len(lanes), matrix.n_rows), -7, np.float32)
     program = Program()
     program.phase("other")
-    multiply(program, lanes, matrix, out, rounds, tokens)
+    multiply(program, lanes, matrix, out, rounds)
     program.run(n_workers)
     return out
 

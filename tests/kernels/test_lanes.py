@@ -83,14 +83,13 @@ def test_pairs_of_bf16(monkeypatch: pytest.MonkeyPatch, name: str, n_columns: in
 
 def units_and_scales(x: F32) -> tuple[NDArray[np.int64], F32]:
     """Return FP8 activations as whole multiples of 2^-9, and the scales of 128 columns."""
-    codes, scales = quant.act_quant(row_dot.padded(x, -(-x.shape[1] // 256) * 256), 128)
+    codes, scales = quant.act_quant(row_dot.padded(x, -(-x.shape[1] // 512) * 512), 128)
     return (512 * e4m3.decode(codes)).astype(np.int64), scales
 
 
 def assert_lane_scales(ours: F32, scales: F32) -> None:
-    """Lane 4q+2i+d has block i of its superblock, times 2^-10."""
-    lane = np.arange(16)
-    blocks = scales.reshape(len(scales), -1, 2)[:, :, (lane >> 1) & 1]
+    """Lane 4s+z has block z of its superblock, times 2^-10."""
+    blocks = scales.reshape(len(scales), -1, 4)[:, :, np.arange(16) & 3]
     assert_same_bytes(np.ascontiguousarray(ours), blocks * np.float32(2.0**-10))
 
 
@@ -99,18 +98,18 @@ def test_integers(monkeypatch: pytest.MonkeyPatch, n_columns: int):
     use(monkeypatch, walk_for("fp4", "fp8", "generic"))
     x = spread_floats(RNG, 3, n_columns)
     units, scales = units_and_scales(x)
-    words = arranged(x, "fp4", "fp8").memory.view(np.int32).reshape(3, -1, 272)
-    blocks = units.reshape(3, -1, 256)[:, :, row_dot.ORDERS["fp4"].columns.ravel()]
-    np.testing.assert_array_equal(words[:, :, :256], blocks)
-    assert_lane_scales(words[:, :, 256:].view(np.float32), scales)
+    words = arranged(x, "fp4", "fp8").memory.view(np.int32).reshape(3, -1, 528)
+    blocks = units.reshape(3, -1, 4, 4, 32).transpose(0, 1, 4, 3, 2)  # step, s, z
+    np.testing.assert_array_equal(words[:, :, :512], blocks.reshape(3, -1, 512))
+    assert_lane_scales(words[:, :, 512:].view(np.float32), scales)
 
 
 def digit_columns() -> NDArray[np.int64]:
-    """Register 2j+h, lane 4q+2i+d, byte b: column 8(2j+d)+2b+h of the scale block 4i+q."""
-    columns = np.full((4, 16, 4), -1)
-    for j, h, q, i, d, b in np.ndindex(2, 2, 4, 2, 2, 4):
-        columns[2 * j + h, 4 * q + 2 * i + d, b] = 32 * (4 * i + q) + 8 * (2 * j + d) + 2 * b + h
-    assert sorted(columns.ravel()) == list(range(256))
+    """Register 2w+h, lane 4s+z, byte b: column 8w+2b+h of the scale block 4z+s."""
+    columns = np.full((8, 16, 4), -1)
+    for w, h, s, z, b in np.ndindex(4, 2, 4, 4, 4):
+        columns[2 * w + h, 4 * s + z, b] = 32 * (4 * z + s) + 8 * w + 2 * b + h
+    assert sorted(columns.ravel()) == list(range(512))
     return columns
 
 
@@ -126,16 +125,14 @@ def test_digits(monkeypatch: pytest.MonkeyPatch, n_columns: int):
     use(monkeypatch, walk_for("fp4", "fp8", "avx512_vnni"))
     x = spread_floats(RNG, 3, n_columns) if n_columns else all_fp8_values()
     units, scales = units_and_scales(x)
-    memory = arranged(x, "fp4", "fp8").memory.reshape(3, -1, 896)
-    digits = memory[:, :, :768].view(np.int8).astype(np.int64).reshape(3, -1, 3, 4, 16, 4)
+    memory = arranged(x, "fp4", "fp8").memory.reshape(3, -1, 1664)
+    digits = memory[:, :, :1536].view(np.int8).astype(np.int64).reshape(3, -1, 3, 8, 16, 4)
     assert (np.abs(digits) <= 64).all()  # so that no kernel's 16-bit sum overflows
     together = (digits[:, :, 0] * 64 + digits[:, :, 1]) * 64 + digits[:, :, 2]
-    np.testing.assert_array_equal(together, units.reshape(3, -1, 256)[:, :, digit_columns()])
-    # a correction counts for both lanes of a pair
-    corrections = memory[:, :, 768:832].view(np.int32).reshape(3, -1, 8, 2).sum(axis=-1)
-    of_pairs = together.reshape(3, -1, 4, 8, 2, 4).sum(axis=(2, 4, 5))
-    np.testing.assert_array_equal(corrections, -FP4_OFFSET * of_pairs)
-    assert_lane_scales(np.ascontiguousarray(memory[:, :, 832:]).view(np.float32), scales)
+    np.testing.assert_array_equal(together, units.reshape(3, -1, 512)[:, :, digit_columns()])
+    corrections = np.ascontiguousarray(memory[:, :, 1536:1600]).view(np.int32)
+    np.testing.assert_array_equal(corrections, -FP4_OFFSET * together.sum(axis=(2, 4)))
+    assert_lane_scales(np.ascontiguousarray(memory[:, :, 1600:]).view(np.float32), scales)
 
 
 @pytest.mark.parametrize("poison", [np.nan, -np.nan, np.inf, -np.inf])
@@ -146,12 +143,12 @@ def test_a_block_without_a_scale_has_none(
 ):
     walk = walk_for("fp4", "fp8", tier)
     use(monkeypatch, walk)
-    x = spread_floats(RNG, 2, 512)
+    x = spread_floats(RNG, 2, 1024)
     x[0, 200] = poison
     tokens = arranged(x, "fp4", "fp8").memory.reshape(2, 2, walk.lane_bytes)
     scales = np.ascontiguousarray(tokens[:, :, -64:]).view(np.float32)
     lost = np.zeros((2, 2, 16), bool)
-    lost[0, 0] = (np.arange(16) >> 1) & 1
+    lost[0, 0] = (np.arange(16) & 3) == 1
     np.testing.assert_array_equal(np.isnan(scales), lost)
 
 

@@ -19,7 +19,7 @@ from tests.kernels.compare import (
     assert_same_bytes,
     needs_compiler,
 )
-from tests.kernels.products import KINDS, Product, arranged, random_product, run_product
+from tests.kernels.products import KINDS, Product, arranged, random_product, run_product, taken
 
 pytestmark = needs_compiler
 
@@ -102,28 +102,11 @@ TAKEN = [[3], [7, 0, 3, 3, 8], [8, 8], list(range(8, -1, -1)), [n % 9 for n in r
 
 
 @every_kind
-@pytest.mark.parametrize("taken", TAKEN, ids=len)
-def test_chosen_tokens(name: str, activations: str, taken: list[int]):
+@pytest.mark.parametrize("tokens", TAKEN, ids=len)
+def test_chosen_tokens(name: str, activations: str, tokens: list[int]):
     product = random_product(name, 20, 256, 9, 0, activations)
     matrix, lanes = product.matrix(), product.lanes()
-    tokens = np.array(taken, np.int32)
-    expected = run_product(lanes, matrix)[tokens]
-    assert_same_bytes(run_product(lanes, matrix, tokens=tokens), expected)
-
-
-@every_kind
-@pytest.mark.parametrize("taken", TAKEN, ids=len)
-def test_lanes_of_chosen_tokens(name: str, activations: str, taken: list[int]):
-    product = random_product(name, 20, 256, 9, 0, activations)
-    matrix, lanes = product.matrix(), product.lanes()
-    program, tokens = Program(), np.array(taken, np.int32)
-    out = np.empty((len(taken), 20), np.float32)
-    program.phase("other")
-    chosen = lanes.take(program, tokens)
-    program.phase("other")
-    multiply(program, chosen, matrix, out, rounds=False)
-    program.run(1)
-    assert_same_bytes(out, run_product(lanes, matrix)[tokens])
+    assert_same_bytes(run_product(taken(lanes, tokens), matrix), run_product(lanes, matrix)[tokens])
 
 
 @every_kind

@@ -29,6 +29,7 @@ from tests.kernels.products import (
     random_product,
     run_product,
     spread_floats,
+    taken,
 )
 from tests.quant import scalar
 from tests.reference import row_dot
@@ -227,7 +228,7 @@ def test_no_number_stays_none(name: str, activations: str, n_tokens: int):
 def test_every_number_of_tokens_gives_the_bytes_of_one(name: str, activations: str, n_rows: int):
     product = random_product(name, n_rows, 288, 70, 9, activations)
     matrix, lanes = product.matrix(), product.lanes()
-    alone = [run_product(lanes, matrix, tokens=np.array([token], np.int32)) for token in range(70)]
+    alone = [run_product(taken(lanes, [token]), matrix) for token in range(70)]
     expected = np.concatenate(alone)
     assert_same_bytes(expected[:3], product._replace(x=product.x[:3]).twin())
     for n_tokens in (1, 2, 3, 4, 5, 6, 15, 16, 17, 63, 64, 65, 70):

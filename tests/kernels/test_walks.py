@@ -42,7 +42,7 @@ def similar(walk: Walk, n_rows: int, n_columns: int, n_tokens: int) -> Product:
 @named(list(WALKS))
 @pytest.mark.parametrize("n_tokens", [1, 3, 4, 7, 18])
 def test_whole_and_partial_superblocks(walk: Walk, n_tokens: int):
-    for n_columns in (32, 256, 288, 416, 768):
+    for n_columns in (32, 256, 288, 512, 544, 1312):
         product = similar(walk, 19, n_columns, n_tokens)
         assert_same_bytes(product.ours(), product.twin())
 

@@ -7,8 +7,9 @@ A row of weights times a token is summed over 16 float32 lanes, superblock by su
   scale: their sums are added, and the accumulator of the pair becomes fma(sum, scale,
   accumulator). The scale of BF16 is one.
 * FP4 with activations rounded to FP8: doubled weights and activations in units of 2^-9 are
-  integers. The sum of the 32 products of a pair of lanes is exact, is rounded to float32 once, and
-  its scale is the weights' scale times 2^-10 times the activations' scale.
+  integers. In a superblock of 512 columns lane 4s+z has the scale block 4z+s of 32 columns: its sum
+  is exact, is rounded to float32 once, and its scale is the weights' scale times 2^-10 times the
+  activations' scale.
 * F32, and FP8 weights that are scaled and rounded to BF16 first: two accumulators, which steps use
   by turns; they are added at the end.
 
@@ -179,16 +180,14 @@ def rounded_fp4(values: F32, factors: F32, x: F32) -> F32:
     # a block without a scale gives no number, whatever its codes are
     units = np.nan_to_num(512 * e4m3.decode(codes)).astype(np.int64)
     doubled = (2 * values).astype(np.int64)
-    pairs = np.zeros((len(x), len(values), 8), np.float32)
-    for superblock in range(values.shape[1] // 256):
-        for q, i in np.ndindex(4, 2):
-            block = 8 * superblock + 4 * i + q
-            columns = slice(32 * block, 32 * block + 32)
-            sums = (units[:, columns] @ doubled[:, columns].T).astype(np.float32)
-            x_scale = x_scales[:, block // 4, None] * np.float32(2.0**-10)
-            pair = pairs[..., 2 * q + i]
-            pairs[..., 2 * q + i] = fma(sums, factors[None, :, block] * x_scale, pair)
-    return tree_sum(pairs)
+    lanes = np.zeros((len(x), len(values), 16), np.float32)
+    for block in range(values.shape[1] // 32):
+        lane = 4 * (block % 4) + block // 4 % 4
+        columns = slice(32 * block, 32 * block + 32)
+        sums = (units[:, columns] @ doubled[:, columns].T).astype(np.float32)
+        x_scale = x_scales[:, block // 4, None] * np.float32(2.0**-10)
+        lanes[..., lane] = fma(sums, factors[None, :, block] * x_scale, lanes[..., lane])
+    return tree_sum(lanes)
 
 
 @np.errstate(all="ignore")
