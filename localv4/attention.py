@@ -5,6 +5,8 @@ which kernels read, and the cache's memory.  Follows forward.md section 4.  Know
 mHC, experts or other layers.
 """
 
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +32,11 @@ __all__ = ["Attention", "AttentionPass"]
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
+
+
+def _memory(cache: LayerCache) -> U8:
+    """Return the array that is another one for every cache, and whenever its memory moves."""
+    return cache.window if cache.compressed is None else cache.compressed.memory
 
 
 class Attention:
@@ -98,8 +105,8 @@ class AttentionPass:
         self._entries: Task | None = None
         self._attend: Task
         self._remember: Task
-        self._cache: LayerCache | None = None
-        self._rows: U8 | None = None
+        # a weak reference: a recorded pass outlives sessions, whose memory must not stay with it
+        self._lent: Callable[[], U8 | None] = lambda: None
         self._record(x, out)
 
     def prepare(self, cache: LayerCache, step: Step) -> None:
@@ -108,7 +115,8 @@ class AttentionPass:
         Parameters
         ----------
         cache
-            The layer's state after the tokens before the chunk; the run updates it.
+            The layer's state after the tokens before the chunk; the run updates it, and the
+            caller keeps it alive until then.
         step
             The chunk.
         """
@@ -121,13 +129,11 @@ class AttentionPass:
                 cache.compressed.extend(completed)
                 if cache.keys is not None:
                     cache.keys.extend(completed)
-            if cache is not self._cache or cache.compressed.memory is not self._rows:
-                self._use(cache)
-            if self._indexer is not None:
-                assert cache.keys is not None
-                self._indexer.make_room(len(cache.keys.memory))
-        elif cache is not self._cache:
+        if self._lent() is not _memory(cache):
             self._use(cache)
+        if self._indexer is not None:
+            assert cache.keys is not None
+            self._indexer.make_room(len(cache.keys.memory))
 
     def finish(self, cache: LayerCache, step: Step) -> None:
         """Show the observer, if there is one, what the run left behind."""
@@ -144,17 +150,17 @@ class AttentionPass:
 
     def _use(self, cache: LayerCache) -> None:
         """Let all tasks read and write this cache, whose memory may have moved."""
-        self._cache = cache
-        self._attend.put(RING, cache.window)
-        self._remember.put(REMEMBERED_RING, cache.window)
+        memory = _memory(cache)
+        self._lent = weakref.ref(memory)
+        self._attend.lend(RING, cache.window)
+        self._remember.lend(REMEMBERED_RING, cache.window)
         if cache.compressed is None:
             return
         assert self._compressor is not None
         assert self._entries is not None
         assert cache.compressor is not None
-        self._rows = cache.compressed.memory
-        self._attend.put(COMPRESSED, self._rows)
-        self._entries.put(ENTRY_ROWS, self._rows)
+        self._attend.lend(COMPRESSED, memory)
+        self._entries.lend(ENTRY_ROWS, memory)
         self._compressor.use(cache.compressor)
         if self._indexer is not None:
             self._indexer.use(cache)

@@ -71,7 +71,7 @@ class CompressorPass:
         )
 
     def use(self, state: CompressorState) -> None:
-        """Let the next runs update this state."""
+        """Let the next runs update this state, which the caller keeps alive."""
         assert self._task is not None
-        self._task.put(KV_STATE, state.kv)
-        self._task.put(SCORE_STATE, state.score)
+        self._task.lend(KV_STATE, state.kv)
+        self._task.lend(SCORE_STATE, state.score)

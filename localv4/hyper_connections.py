@@ -29,7 +29,7 @@ def _record_mix(
     n_tokens, n_columns = hidden.shape
     order = weights.fn.lanes
     if order == "f32" and n_columns % _SUPERBLOCK == 0:  # their lanes are the columns as they lie
-        lanes = Lanes(order, "f32", n_columns, hidden.view(np.uint8))
+        lanes = Lanes.as_they_lie(order, hidden)
     else:
         lanes = workspace.lanes("hidden", order, False, n_columns)
         program.phase("mhc")

@@ -152,13 +152,13 @@ class IndexerPass:
         )
 
     def use(self, cache: LayerCache) -> None:
-        """Let the next runs read and update this cache, whose memory may have moved."""
+        """Let the next runs use this cache, kept by the caller; its memory may have moved."""
         assert cache.keys is not None
         assert cache.key_compressor is not None
         self._compressor.use(cache.key_compressor)
         memory = cache.keys.memory
-        self._keys.put(KEY_ROWS, memory)
-        self._scoring.put(SCORED_KEYS, memory)
+        self._keys.lend(KEY_ROWS, memory)
+        self._scoring.lend(SCORED_KEYS, memory)
 
     def make_room(self, n_keys: int) -> None:
         """Make room for the scores of so many keys."""

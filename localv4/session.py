@@ -55,8 +55,8 @@ class Session:
     computing
         Returns a context in which kernels may run.
     admit
-        Called before a chunk with the session and the bytes of KV state it will hold; raises
-        OutOfBudget.
+        Called before a chunk and a restore with the session and the bytes of KV state it will
+        hold; raises OutOfBudget.
     stats
         Counters of the engine.
     """
@@ -82,7 +82,7 @@ class Session:
         self._ids: list[int] = []
         self._last_hidden: F32 | None = None
         self._torn = False
-        self._admitted = 0
+        self._admitted: int | None = None
 
     @property
     def position(self) -> int:
@@ -208,6 +208,8 @@ class Session:
         ------
         InvalidInput
             The snapshot comes from another engine, or holds more than this session's context.
+        OutOfBudget
+            Its KV state would exceed the memory budget; the session stays as it was.
         """
         if not isinstance(mark, Snapshot):
             raise InvalidInput(f"{mark!r} is no snapshot; give what snapshot() returned")
@@ -219,11 +221,12 @@ class Session:
                 f"the snapshot holds {len(mark.ids)} tokens, more than this session's context "
                 f"of {self.context}; restore it in a larger one"
             )
+        self._admit(self, cache.n_bytes)
         self._cache = cache.copy()
         self._ids = list(mark.ids)
         self._last_hidden = mark.last_hidden
         self._torn = False
-        self._admitted = 0
+        self._admitted = None
 
     def reset(self) -> None:
         """Forget all tokens."""
@@ -231,7 +234,7 @@ class Session:
         self._ids = []
         self._last_hidden = None
         self._torn = False
-        self._admitted = 0
+        self._admitted = None
 
     def check_fits(self, ids: ArrayLike) -> None:
         """Raise what `prefill` would raise for these ids before any work."""

@@ -1,7 +1,10 @@
 """The front door: arguments, sessions, snapshots, budgets, answers; the numbers are elsewhere."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,38 @@ def test_kv_state_stays_inside_the_budget(folder: Path) -> None:
             _fill(engine, sessions)
         assert len(sessions) > 1
         assert 0 < engine.stats.kv_bytes <= most
+
+
+def test_a_restored_session_stays_inside_the_budget(
+    engine: localv4.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = engine.session()
+    session.prefill([5] * 300)
+    mark = session.snapshot()
+    session.reset()
+    with monkeypatch.context() as smaller:
+        smaller.setattr(engine, "plan", replace(engine.plan, kv=session.kv_bytes))
+        with pytest.raises(OutOfBudget, match="the session needs"):
+            session.restore(mark)
+    assert session.position == 0
+    session.restore(mark)
+    assert session.position == 300
+
+
+def test_the_budget_is_checked_again_after_the_state_was_replaced(
+    engine: localv4.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admitted: list[int] = []
+    session = engine.session()
+    monkeypatch.setattr(session, "_admit", lambda _, n_bytes: admitted.append(n_bytes))
+    session.prefill([5])
+    mark = session.snapshot()
+    for change in (session.reset, lambda: session.restore(mark)):
+        change()
+        admitted.clear()
+        session.decode(5)
+        session.decode(5)
+        assert len(admitted) == 1
 
 
 def _fill(engine: localv4.Engine, sessions: list[Session]) -> None:
@@ -190,6 +225,43 @@ def test_snapshots_outlive_what_comes_after_them(engine: localv4.Engine) -> None
     other.restore(late)
     assert other.decode(7).tobytes() == expected.tobytes()
     assert session.ids == other.ids == [*range(10, 140), *range(20, 60), 7]
+
+
+def _arrays(session: Session) -> list[weakref.ref[Any]]:
+    """Everything that holds KV state of a session."""
+    layers = session._cache.layers
+    growing = [rows for layer in layers for rows in (layer.compressed, layer.keys) if rows]
+    states = [s for layer in layers for s in (layer.compressor, layer.key_compressor) if s]
+    held: list[Any] = [session._cache, *layers, *(layer.window for layer in layers)]
+    held += [rows.memory for rows in growing] + [state.kv for state in states]
+    return [weakref.ref(thing) for thing in held]
+
+
+def test_the_kv_state_of_a_dropped_session_is_released(engine: localv4.Engine) -> None:
+    session = engine.session()
+    session.prefill([5] * 140)
+    before = _arrays(session)
+    session.restore(session.snapshot())
+    gc.collect()
+    assert all(ref() is None for ref in before)
+    session.prefill([5] * 140)
+    session.decode(6)
+    held = _arrays(session)
+    assert all(ref() is not None for ref in held)
+    del session
+    gc.collect()
+    assert all(ref() is None for ref in held)
+
+
+def test_outgrown_kv_state_is_released(engine: localv4.Engine) -> None:
+    session = engine.session()
+    session.prefill([5] * 140)
+    outgrown = next(layer.keys for layer in session._cache.layers if layer.keys)
+    memory = weakref.ref(outgrown.memory)
+    while outgrown.memory is memory():
+        session.decode(6)
+    gc.collect()
+    assert memory() is None
 
 
 def test_sessions_in_two_threads_do_not_disturb_each_other(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Kernels of each tier, every tier in a process of its own, as it decides how all is compiled."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -135,9 +136,15 @@ def _checked(request: Request) -> Request:
     return Request(request.n_bytes // 2**14 * 2**14, request.threads, request.tokens)
 
 
+def _import_path() -> list[str]:
+    """Return where this process finds modules, for one that begins in no folder."""
+    ours = Path(localv4.__file__).parents[1]
+    return [str(ours), *(str(Path(entry).absolute()) for entry in sys.path if entry)]
+
+
 def _in_process(request: Request, tier: str, cold: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="localv4-bench-") as folder:
-        changes = {"LOCALV4_TIER": tier, "PYTHONPATH": str(Path(localv4.__file__).parents[1])}
+        changes = {"LOCALV4_TIER": tier, "PYTHONPATH": os.pathsep.join(_import_path())}
         if cold:
             changes["LOCALV4_CACHE_DIR"] = folder
         done = subprocess.run(

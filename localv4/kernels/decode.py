@@ -14,9 +14,10 @@ depends on what the CPU has (walks.py).  Values are unscaled and exact.
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numpy.typing import NDArray
 
-from localv4.kernels.simd import F16, F32, F32X16, I8, I16, I32, Emitter, vector
+from localv4.kernels.simd import F16, F32, F32X16, I8, I16, I32, I64, Emitter, vector
 from localv4.quant import bf16, e2m1, e4m3
 
 __all__ = [
@@ -25,24 +26,40 @@ __all__ = [
     "FP4_COLUMNS",
     "FP4_INTEGER_COLUMNS",
     "FP4_OFFSET",
+    "FP4_TILE_COLUMNS",
     "FP8_COLUMNS",
     "bf16_to_f32",
+    "bf16_to_tiles",
     "fp4_to_bytes",
     "fp4_to_f32",
     "fp4_to_integers",
+    "fp4_to_tiles",
     "fp8_through_f16",
     "fp8_to_bf16",
     "fp8_to_f32",
+    "fp8_to_tiles",
 ]
 
 # Twice the magnitude of the eight E2M1 codes, four bits each, code 0 in the lowest bits.
 _E2M1_DOUBLED = 0xC8643210
 FP4_OFFSET = 12
 _FP4_BYTES = [FP4_OFFSET + int(2 * value) for value in e2m1.decode(np.arange(16, dtype=np.uint8))]
-# BF16 bits of the 128 magnitudes, NaN among them, as tables of lower and of upper bytes.
-_E4M3_BITS = bf16.encode(e4m3.decode(np.arange(128, dtype=np.uint8)))
-_E4M3_LOW = [int(bits) & 255 for bits in _E4M3_BITS]
-_E4M3_HIGH = [int(bits) >> 8 for bits in _E4M3_BITS]
+_FP4_DOUBLED_BITS = bf16.encode(2 * e2m1.decode(np.arange(16, dtype=np.uint8)))
+# BF16 bits of zero and the seven E4M3 subnormals, lower and upper bytes.
+_TINY_BITS = bf16.encode(e4m3.decode(np.arange(8, dtype=np.uint8)))
+_TINY_LOW = [int(bits) & 255 for bits in _TINY_BITS]
+_TINY_HIGH = [int(bits) >> 8 for bits in _TINY_BITS]
+
+
+def _bit_matrix(*rows: int) -> int:
+    """Return 8 rows of 8 bits, that of the highest result bit first, as a signed 64-bit number."""
+    return int.from_bytes(bytes(rows), "little", signed=True)
+
+
+# A code's bits: sign 128, exponent 64 32 16 8, mantissa 4 2 1.  BF16's exponent is 120 more, so its
+# bits are the code's, but for four copies of the highest one, inverted, behind that.
+_HIGH_MATRIX = _bit_matrix(128, 64, 64, 64, 64, 64, 32, 16)
+_LOW_MATRIX = _bit_matrix(8, 4, 2, 1, 0, 0, 0, 0)
 
 
 def _fp4_columns() -> NDArray[np.int64]:
@@ -66,6 +83,12 @@ def _fp4_byte_columns() -> NDArray[np.int64]:
     return np.asarray(32 * block + 8 * word + 2 * byte + h, np.int64).ravel()
 
 
+def _fp4_tile_columns() -> NDArray[np.int64]:
+    """Place 32b+8j+w is column 32b+4w+j."""
+    block, j, word = np.meshgrid(np.arange(16), np.arange(4), np.arange(8), indexing="ij")
+    return np.asarray(32 * block + 4 * word + j, np.int64).ravel()
+
+
 def _fp8_columns() -> NDArray[np.int64]:
     """Add in steps 2(2i+h) and 2(2i+h)+1 columns 32i+16e+8h+2d+1 and 32i+16e+8h+2d."""
     step, half, lane = np.meshgrid(np.arange(8), np.arange(2), np.arange(16), indexing="ij")
@@ -82,6 +105,7 @@ def _bf16_columns() -> NDArray[np.int64]:
 FP4_COLUMNS = _fp4_columns()
 FP4_INTEGER_COLUMNS = _fp4_integer_columns()
 FP4_BYTE_COLUMNS = _fp4_byte_columns()
+FP4_TILE_COLUMNS = _fp4_tile_columns()
 FP8_COLUMNS = _fp8_columns()
 BF16_COLUMNS = _bf16_columns()
 
@@ -115,10 +139,12 @@ def _fp4_blocks(emit: Emitter, address: Any) -> list[Any]:
         ]
         return emit.shuffle(left, right, lanes)
 
-    pairs = [interleaved(*quarters[z : z + 2], 1, half) for half in (0, 1) for z in (0, 2)]
-    return [
-        interleaved(*pairs[2 * half : 2 * half + 2], 2, part) for half in (0, 1) for part in (0, 1)
-    ]
+    words = []
+    for half in (0, 1):
+        left = interleaved(quarters[0], quarters[1], 1, half)
+        right = interleaved(quarters[2], quarters[3], 1, half)
+        words += [interleaved(left, right, 2, part) for part in (0, 1)]
+    return words
 
 
 def _e2m1_doubled(emit: Emitter, words: Any, shift: int) -> tuple[Any, Any]:
@@ -195,6 +221,24 @@ def fp4_to_bytes(emit: Emitter, address: Any, wide: bool, permutes: bool) -> lis
     return registers
 
 
+def fp4_to_tiles(emit: Emitter, address: Any) -> list[Any]:
+    """256 bytes -> 16 registers of 32 BF16 that are twice the values, one for each scale block.
+
+    Place 8j+w of a block has its column 4w+j.
+    """
+    builder, kind = emit.builder, vector(I16, 32)
+    table = emit.constant(I16, [int(bits) for bits in _FP4_DOUBLED_BITS.view(np.int16)] * 2)
+    shifts = emit.constant(I16, [4 * j for j in range(4) for _ in range(8)])
+    registers = []
+    for block in range(16):
+        words = emit.load(emit.offset(address, 16 * block), vector(I16, 8))
+        words = emit.shuffle(words, words, list(range(8)) * 4)
+        # the permutation reads five bits of an index, and the table stands there twice
+        index = builder.lshr(words, shifts)
+        registers.append(emit.call("llvm.x86.avx512.permvar.hi.512", kind, table, index))
+    return registers
+
+
 def _e4m3_to_f32(emit: Emitter, code: Any) -> Any:
     """Decode i32 lanes 0..255: exponent moved by bits, subnormals by a subtraction, exact."""
     i32 = vector(I32)
@@ -257,34 +301,79 @@ def fp8_through_f16(emit: Emitter, address: Any) -> list[Any]:
     return steps
 
 
-def fp8_to_bf16(emit: Emitter, address: Any) -> list[Any]:
-    """256 bytes -> 8 registers of 16 BF16 pairs, by two tables of 128 bytes."""
+def _e4m3_to_bf16(emit: Emitter, codes: Any) -> list[Any]:
+    """64 codes -> 2 registers of BF16: of the lower and of the upper half of every 16 codes.
+
+    Both bytes of a normal number are affine over the bits of its code; zeros and subnormals come
+    from a table.  A NaN code counts as 480.
+    """
     builder, kind = emit.builder, vector(I8, 64)
-    tables = [
-        [emit.constant(I8, table[:64]), emit.constant(I8, table[64:])]
-        for table in (_E4M3_LOW, _E4M3_HIGH)
-    ]
-    unpack = [
-        [
-            16 * lane + 8 * h + byte + 64 * part
-            for lane in range(4)
-            for byte in range(8)
-            for part in range(2)
-        ]
-        for h in range(2)
-    ]
+    exponent = builder.and_(codes, emit.splat_constant(I8, 0x78, 64))
+    tiny = builder.icmp_unsigned("==", exponent, emit.splat_constant(I8, 0, 64))
+    halves = []
+    for matrix, added, table in ((_LOW_MATRIX, 0, _TINY_LOW), (_HIGH_MATRIX, 0x3C, _TINY_HIGH)):
+        rows = builder.bitcast(emit.splat_constant(I64, matrix, 8), kind)
+        name = "llvm.x86.vgf2p8affineqb.512"
+        normal = emit.call(name, kind, codes, rows, ir.Constant(I8, added))
+        name = "llvm.x86.avx512.permvar.qi.512"
+        looked_up = emit.call(name, kind, emit.constant(I8, table * 8), codes)
+        halves.append(builder.select(tiny, looked_up, normal))
+    sign = builder.and_(codes, emit.splat_constant(I8, -128, 64))
+    lower, upper = halves[0], builder.or_(halves[1], sign)
+    registers = []
+    for h in range(2):
+        places = [16 * lane + 8 * h + byte for lane in range(4) for byte in range(8)]
+        order = [place + 64 * part for place in places for part in range(2)]
+        registers.append(builder.bitcast(emit.shuffle(lower, upper, order), vector(I16, 32)))
+    return registers
+
+
+def fp8_to_bf16(emit: Emitter, address: Any) -> list[Any]:
+    """256 bytes -> 8 registers of 16 BF16 pairs; a NaN code counts as 480."""
     pairs = []
     for i in range(4):
         codes = emit.join(
             emit.load(emit.offset(address, 32 * i), vector(I8, 32)),
             emit.load(emit.offset(address, 128 + 32 * i), vector(I8, 32)),
         )
-        name = "llvm.x86.avx512.vpermi2var.qi.512"
-        lower, upper = (emit.call(name, kind, low, codes, high) for low, high in tables)
-        sign = builder.and_(codes, emit.splat_constant(I8, -128, 64))
-        upper = builder.or_(upper, sign)
-        pairs += [builder.bitcast(emit.shuffle(lower, upper, u), vector(I16, 32)) for u in unpack]
+        pairs += _e4m3_to_bf16(emit, codes)
     return pairs
+
+
+def fp8_to_tiles(emit: Emitter, address: Any) -> list[Any]:
+    """256 bytes -> 8 registers of 32 BF16, the products of two neighbouring lanes each.
+
+    The even places are those of the lower lane in their order, the odd ones those of the upper.
+    """
+    kind, words = vector(I8, 64), vector(I64, 8)
+    # of 16 bytes the lower halves of both words, then the upper ones; in each the later column
+    # of both lanes first
+    order = [8 * h + 4 * part + byte for part in (0, 1) for h in (0, 1) for byte in (1, 3, 0, 2)]
+    registers = []
+    for q in range(2):
+        left = emit.load(emit.offset(address, 128 * q), words)
+        right = emit.load(emit.offset(address, 128 * q + 64), words)
+        for e in range(2):
+            lanes = [2 * e, 2 * e + 1, 4 + 2 * e, 5 + 2 * e]
+            chosen = emit.shuffle(left, right, [*lanes, *(8 + lane for lane in lanes)])
+            codes = emit.call(
+                "llvm.x86.avx512.pshuf.b.512",
+                kind,
+                emit.builder.bitcast(chosen, kind),
+                emit.constant(I8, order * 4),
+            )
+            registers += _e4m3_to_bf16(emit, codes)
+    return registers
+
+
+def bf16_to_tiles(emit: Emitter, address: Any) -> list[Any]:
+    """512 bytes -> 8 registers of 32 BF16, the products of two neighbouring lanes each."""
+    order = [4 * quad + word for quad in range(8) for word in (1, 3, 0, 2)]
+    steps = []
+    for k in range(8):
+        pairs = emit.load(emit.offset(address, 64 * k), vector(I16, 32))
+        steps.append(emit.builder.bitcast(emit.shuffle(pairs, pairs, order), vector(I64, 8)))
+    return emit.transposed(steps)
 
 
 def bf16_to_f32(emit: Emitter, address: Any) -> list[Any]:

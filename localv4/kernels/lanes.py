@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from localv4.kernels._jit import leaf
 from localv4.kernels.decode import FP4_OFFSET
 from localv4.kernels.launch import Program, kernel
-from localv4.kernels.packing import record_packing, room_for_blocks
+from localv4.kernels.packing import FEWEST_TOKENS, record_packing, room_for_blocks
 from localv4.kernels.rounding import fp8_blocks
-from localv4.kernels.walks import Walk, walk_for
+from localv4.kernels.walks import Walk, walk_for, walk_for_many
 
 __all__ = ["ARRANGERS", "Lanes", "aligned", "arrange"]
 
@@ -58,6 +58,8 @@ class Lanes:
         numbers already; "f32": any float32.
     n_columns
         Columns before they were arranged.
+    walk
+        How they meet the weights.
     memory
         uint8 [n_tokens, bytes of a token], aligned to 64 bytes.
     tokens
@@ -70,6 +72,7 @@ class Lanes:
     order: str
     activations: str
     n_columns: int
+    walk: Walk
     memory: U8
     tokens: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     blocks: U8 | None = None
@@ -91,9 +94,19 @@ class Lanes:
         """
         activations = "fp8" if quantised else "bf16" if are_bf16 else "f32"
         walk = walk_for(order, activations)
+        walk = walk_for_many(walk) if n_tokens >= FEWEST_TOKENS else walk
         n_bytes = -(-n_columns // walk.n_columns) * walk.lane_bytes
         memory = aligned((n_tokens, n_bytes), np.uint8)
-        return cls(order, activations, n_columns, memory, blocks=_blocks(walk, n_tokens, n_bytes))
+        blocks = _blocks(walk, n_tokens, n_bytes)
+        return cls(order, activations, n_columns, walk, memory, blocks=blocks)
+
+    @classmethod
+    def as_they_lie(cls, order: str, x: F32) -> "Lanes":
+        """Return float32 [n_tokens, n_columns] for an order whose lanes are the columns.
+
+        That is "f32" with a multiple of 128 columns.
+        """
+        return cls(order, "f32", x.shape[1], walk_for(order, "f32"), x.view(np.uint8))
 
     def __len__(self) -> int:
         """Return the number of tokens."""
@@ -108,12 +121,7 @@ class Lanes:
 
     def _pack(self, program: Program) -> None:
         if self.blocks is not None:
-            record_packing(program, self.memory, self.tokens, len(self), self.blocks)
-
-    @property
-    def walk(self) -> Walk:
-        """How these activations meet the weights."""
-        return walk_for(self.order, self.activations)
+            record_packing(program, self.walk, self.memory, self.tokens, len(self), self.blocks)
 
 
 def _blocks(walk: Walk, n_tokens: int, n_bytes: int) -> U8 | None:
@@ -291,11 +299,38 @@ def _arrange_digits(x: F32, values: I32, factors: F32, token: int) -> None:
     _place_scales(scales, factors[token])
 
 
+@kernel("f32[2], u16[1], i32[3], f32[3]")
+def _arrange_halves(x: F32, places: U16, values: I32, factors: F32, token: int) -> None:
+    target = values[token]
+    scales = np.empty(4 * target.shape[0], np.float32)
+    integers = _integers(x[token], scales.size, scales).reshape((target.shape[0], 512))
+    bits = np.empty(512, np.int32)
+    for superblock in range(target.shape[0]):
+        for place in range(512):
+            whole = np.float32(integers[superblock, places[place]])
+            bits[place] = whole.view(np.int32) >> np.int32(16)
+        for word in range(256):
+            lower = bits[2 * word] & np.int32(0xFFFF)
+            upper = np.int32(bits[2 * word + 1] << np.int32(16))
+            # numbers of 2**15 and more have a BF16 exponent of 142 and more
+            large_lower = (lower & np.int32(0x7FFF)) >= np.int32(142 << 7)
+            large_upper = (upper & np.int32(0x7FFFFFFF)) >= np.int32(142 << 23)
+            large = (lower if large_lower else np.int32(0)) | (
+                upper if large_upper else np.int32(0)
+            )
+            place = 32 * (word >> 4) + (word & 15)
+            target[superblock, place] = (lower | upper) ^ large
+            target[superblock, place + 16] = large
+        for block in range(4):
+            factors[token, superblock, 512 + block] = scales[4 * superblock + block]
+
+
 ARRANGERS = {
     "f32": _arrange_f32,
     "bf16": _arrange_bf16,
     "integers": _arrange_integers,
     "digits": _arrange_digits,
+    "halves": _arrange_halves,
 }
 """The kernel of every layout of activations."""
 
@@ -318,6 +353,7 @@ def arrange(program: Program, x: F32, lanes: Lanes) -> None:
         "bf16": (places, quantised, values),
         "integers": (places, values, factors),
         "digits": (values, factors),
+        "halves": (places, values, factors),
     }
     program.add(ARRANGERS[layout], n_tokens, x, *arguments[layout])
     if lanes.blocks is not None:

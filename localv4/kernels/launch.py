@@ -15,6 +15,7 @@ Knows nothing of what kernels compute.
 
 import struct
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -226,6 +227,11 @@ class Task:
         else:
             self.words[start] = value
 
+    def lend(self, index: int, array: NDArray[Any]) -> None:
+        """As `put`, for an array that the caller keeps alive in every run; the task does not."""
+        self.put(index, array)
+        self.arguments[index] = weakref.ref(array)
+
     def keep(self, *objects: Any) -> None:
         """Keep alive what arguments point to as bare addresses."""
         self._kept = list(objects)
@@ -237,12 +243,13 @@ class Task:
     def run_in_python(self) -> None:
         """Do all units without compiled code, in order."""
         worker = (0,) if self.kernel.takes_worker else ()
+        arguments = [v() if isinstance(v, weakref.ref) else v for v in self.arguments]
         for unit in range(self.units):
-            self.kernel.function(*self.arguments, unit, *worker)
+            self.kernel.function(*arguments, unit, *worker)
 
 
 class Program:
-    """Phases of tasks; the arrays that tasks were given stay alive with it."""
+    """Phases of tasks; the arrays that tasks were given, not lent, stay alive with it."""
 
     def __init__(self) -> None:
         self._phases: list[list[Task]] = []

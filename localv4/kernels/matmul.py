@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels import tiers
-from localv4.kernels.amx_tile import amx_tile
+from localv4.kernels.amx_tile import UNIT_ROWS, amx_tile
 from localv4.kernels.lanes import Lanes, aligned, arrange
 from localv4.kernels.launch import Kernel, Program, Task, kernel
 from localv4.kernels.row_dot import read_i32, row_dot
 from localv4.kernels.row_tile import TILE_ROWS, TILE_TOKENS, row_tile
-from localv4.kernels.walks import Walk, walk_for
+from localv4.kernels.walks import Walk, walk_for, walk_for_many
 
 __all__ = [
     "Lanes",
@@ -199,7 +199,7 @@ def _tiles_kernel(walk: Walk) -> Kernel:
 
 @cache
 def _amx_kernel(walk: Walk) -> Kernel:
-    """Return the kernel for packed tokens: a unit is 16 rows by all tokens."""
+    """Return the kernel for packed tokens: a unit is 32 rows by all tokens."""
     tile = amx_tile(walk)
 
     @kernel(_ARGUMENTS, name=f"amx_{walk.name}")
@@ -224,9 +224,9 @@ def _amx_kernel(walk: Walk) -> Kernel:
         unused_too: int,
         unit: int,
     ) -> None:
-        block = first_row // TILE_ROWS + unit
-        first = max(first_row, block * TILE_ROWS)
-        last = min(first_row + n_rows, (block + 1) * TILE_ROWS)
+        block = first_row // UNIT_ROWS + unit
+        first = max(first_row, block * UNIT_ROWS)
+        last = min(first_row + n_rows, (block + 1) * UNIT_ROWS)
         tile(
             weights + first * weight_stride,
             weight_stride,
@@ -247,14 +247,14 @@ def _amx_kernel(walk: Walk) -> Kernel:
 
 def weight_kernels(weight_format: str, activations: str) -> list[Kernel]:
     """Return the kernels that multiply a format with such activations (see `walk_for`)."""
-    walk = walk_for(weight_format, activations)
-    many = _amx_kernel(walk) if _in_matrix_unit(walk) else _tiles_kernel(walk)
-    return [_rows_kernel(walk), many]
+    few = walk_for(weight_format, activations)
+    many = walk_for_many(few)
+    return [_rows_kernel(few), (_amx_kernel if _in_matrix_unit(many) else _tiles_kernel)(many)]
 
 
 def _in_matrix_unit(walk: Walk) -> bool:
     """Return whether the matrix unit multiplies many tokens."""
-    return tiers.active() == "amx" and walk.layout == "bf16"
+    return tiers.active() == "amx" and walk.layout in ("bf16", "halves")
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -265,6 +265,11 @@ def _rows_in_unit(matrix: Matrix) -> int:
     """Return how many rows a thread takes at a time: several units a thread, none too small."""
     largest = max(1, _UNIT_BYTES // matrix.weights.strides[0])
     return min(largest, max(1, -(-matrix.n_rows // _UNITS)))
+
+
+def _row_blocks(matrix: Matrix, size: int) -> int:
+    """Return how many blocks of stored rows a matrix has a part of."""
+    return -(-(matrix.first_row + matrix.n_rows) // size) - matrix.first_row // size
 
 
 def multiply(
@@ -299,12 +304,10 @@ def multiply(
     assert out.shape == (n_tokens, matrix.n_rows), (out.shape, n_tokens, matrix.n_rows)
     assert out.strides[1] == 4
     walk = x.walk
-    end = matrix.first_row + matrix.n_rows
-    row_blocks = -(-end // TILE_ROWS) - matrix.first_row // TILE_ROWS
     memory = x.memory
     if x.blocks is not None:
         function, memory = _amx_kernel(walk), x.blocks
-        units, last = row_blocks, (0, 0)
+        units, last = _row_blocks(matrix, UNIT_ROWS), (0, 0)
     elif n_tokens <= _FEW_TOKENS or _in_matrix_unit(walk):
         function = _rows_kernel(walk)
         unit_rows = _rows_in_unit(matrix)
@@ -312,7 +315,7 @@ def multiply(
     else:
         function = _tiles_kernel(walk)
         token_blocks = -(-n_tokens // TILE_TOKENS)
-        units, last = row_blocks * token_blocks, (token_blocks, 0)
+        units, last = _row_blocks(matrix, TILE_ROWS) * token_blocks, (token_blocks, 0)
     task = program.add(
         function,
         units,

@@ -1,7 +1,9 @@
 """Arranged activations once more, sixteen tokens side by side, as the matrix unit wants them.
 
-A block of 16 tokens is, superblock by superblock and pair of lanes by pair of lanes, a tile
-of 16 columns of two BF16 numbers, one of each lane.
+A block of 16 tokens is, group by group of 32 columns and superblock by superblock, a tile of
+16 columns, which are the tokens, of two BF16 numbers in 16 rows.  For FP8 and BF16 a group is a pair of
+lanes, and the two numbers are one of each lane.  For FP4 there are two such tiles, of small and of
+large numbers, and behind them the scales of the tokens.
 
 Knows nothing of how activations were rounded.
 """
@@ -10,22 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels import tiers
-from localv4.kernels.amx_tile import BLOCK_TOKENS, GROUPS
+from localv4.kernels.amx_tile import BLOCK_TOKENS, group_bytes, groups
 from localv4.kernels.launch import Program, kernel
 from localv4.kernels.walks import Walk
 
-__all__ = ["record_packing", "room_for_blocks"]
+__all__ = ["FEWEST_TOKENS", "record_packing", "room_for_blocks"]
 
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
-_FEWEST = 6  # tokens; fewer are multiplied faster row by row
+FEWEST_TOKENS = 6
+"""Fewer are multiplied faster row by row."""
 
 
 def room_for_blocks(walk: Walk, n_tokens: int, n_bytes: int) -> tuple[int, int] | None:
     """Return blocks and bytes of each for tokens of `n_bytes`; None if they are not packed."""
-    if tiers.active() != "amx" or walk.layout != "bf16" or n_tokens < _FEWEST:
+    many = walk.layout == "bf16" and n_tokens >= FEWEST_TOKENS
+    if tiers.active() != "amx" or not (many or walk.layout == "halves"):
         return None
-    return -(-n_tokens // BLOCK_TOKENS), BLOCK_TOKENS * n_bytes
+    n_groups = n_bytes // walk.lane_bytes * groups(walk)
+    return -(-n_tokens // BLOCK_TOKENS), n_groups * group_bytes(walk)
 
 
 @kernel("u8[2], i32[1], i64, u8[2]")
@@ -39,9 +44,10 @@ def _pack_pairs(rows: U8, tokens: I32, n_tokens: int, blocks: U8, unit: int) -> 
                 out[place] = np.uint32(0)
             continue
         pairs = rows[tokens[index] if tokens.size > 0 else index].view(np.uint32)
-        for superblock in range(pairs.size // 128):
-            for group in range(GROUPS):
-                target = (superblock * GROUPS + group) * 256 + token
+        n_superblocks = pairs.size // 128
+        for superblock in range(n_superblocks):
+            for group in range(8):
+                target = (group * n_superblocks + superblock) * 256 + token
                 source = superblock * 128 + 2 * group
                 for step in range(8):
                     left, right = pairs[source + 16 * step], pairs[source + 16 * step + 1]
@@ -51,11 +57,36 @@ def _pack_pairs(rows: U8, tokens: I32, n_tokens: int, blocks: U8, unit: int) -> 
                     out[target + 32 * step + 16] = lower
 
 
-def record_packing(program: Program, rows: U8, tokens: I32, n_tokens: int, blocks: U8) -> None:
+@kernel("u8[2], i32[1], i64, u8[2]")
+def _pack_halves(rows: U8, tokens: I32, n_tokens: int, blocks: U8, unit: int) -> None:
+    """Small and large numbers of each group, then the scales."""
+    out = blocks[unit].view(np.uint32)
+    for token in range(BLOCK_TOKENS):
+        index = BLOCK_TOKENS * unit + token
+        if index >= n_tokens:
+            for place in range(token, out.size, BLOCK_TOKENS):
+                out[place] = np.uint32(0)
+            continue
+        words = rows[tokens[index] if tokens.size > 0 else index].view(np.uint32)
+        n_superblocks = words.size // 528
+        for superblock in range(n_superblocks):
+            for group in range(16):
+                target = (group * n_superblocks + superblock) * 528 + token
+                source = superblock * 528 + 32 * group
+                for word in range(32):
+                    out[target + 16 * word] = words[source + word]
+                out[target + 512] = words[superblock * 528 + 512 + (group >> 2)]
+
+
+def record_packing(
+    program: Program, walk: Walk, rows: U8, tokens: I32, n_tokens: int, blocks: U8
+) -> None:
     """Record packing of arranged tokens.
 
     Parameters
     ----------
+    walk
+        Whose layout the rows have.
     rows
         uint8 [tokens, bytes], arranged.
     tokens
@@ -63,4 +94,5 @@ def record_packing(program: Program, rows: U8, tokens: I32, n_tokens: int, block
     blocks
         Written: uint8 as `room_for_blocks` says; tokens that a block lacks are zeros.
     """
-    program.add(_pack_pairs, len(blocks), rows, tokens, n_tokens, blocks)
+    pack = _pack_halves if walk.layout == "halves" else _pack_pairs
+    program.add(pack, len(blocks), rows, tokens, n_tokens, blocks)

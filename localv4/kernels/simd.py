@@ -104,10 +104,13 @@ class Emitter:
         function = cgutils.get_or_insert_function(self.builder.module, signature, name)
         return self.builder.call(function, arguments)
 
-    def prefetch(self, address: Any) -> None:
-        """Ask for the cache line at an address, which may lie outside the array."""
+    def prefetch(self, address: Any, locality: int = 3) -> None:
+        """Ask for the cache line at an address, which may lie outside the array.
+
+        `locality` is 3 for all caches, 2 for all but the nearest.
+        """
         pointer = self.builder.inttoptr(address, I8.as_pointer())
-        flags = [ir.Constant(I32, value) for value in (0, 3, 1)]  # read, keep, data
+        flags = [ir.Constant(I32, value) for value in (0, locality, 1)]  # read, data
         self.call("llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
 
     def halves(self, value: Any) -> list[Any]:
@@ -118,6 +121,23 @@ class Emitter:
     def join(self, lower: Any, upper: Any) -> Any:
         """Put two vectors side by side."""
         return self.shuffle(lower, upper, range(2 * lower.type.count))
+
+    def transposed(self, rows: Sequence[Any]) -> list[Any]:
+        """Exchange rows and columns of a square of registers."""
+        rows, count, step = list(rows), len(rows), 1
+        while step < count:
+            turned = list(rows)
+            for i in range(count):
+                if i & step:
+                    continue
+                first, second = rows[i], rows[i | step]
+                low = [c if not c & step else count + (c ^ step) for c in range(count)]
+                high = [(c | step) if not c & step else count + c for c in range(count)]
+                turned[i] = self.shuffle(first, second, low)
+                turned[i | step] = self.shuffle(first, second, high)
+            rows = turned
+            step *= 2
+        return rows
 
     def neighbours(self, value: Any) -> Any:
         """Exchange lanes 0 and 1, 2 and 3, and so on."""

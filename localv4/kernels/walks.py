@@ -20,7 +20,8 @@ The order of sums, whatever the tier:
   first and then added to two accumulators like those, the higher column of a pair to one and
   the lower to the other.
 
-The lanes, or the pairs of lanes, are added as a tree at the end (`Walk.total`).  Twin: tests/reference/row_dot.py.
+The lanes, or the pairs of lanes, are added as a tree at the end (`Walk.total`).
+Twin: tests/reference/row_dot.py.
 """
 
 from typing import Any
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from localv4.kernels import decode, tiers
 from localv4.kernels.simd import BF16, F32, F32X16, I8, I16, I32, LANES, Emitter, vector
 
-__all__ = ["Walk", "walk_for"]
+__all__ = ["Walk", "walk_for", "walk_for_many"]
 
 _FP8_SCALES = tuple(lane >> 3 for lane in range(LANES))
 _FP4_SCALES = tuple(4 * ((lane >> 1) & 1) + (lane >> 2) for lane in range(LANES))
@@ -48,7 +49,8 @@ class Walk:
     name
         Unique; part of the compiled functions' names.
     layout
-        Of the activations: "f32", "bf16" (pairs), "digits" (bytes) or "integers".
+        Of the activations: "f32", "bf16" (pairs), "digits" (bytes), "integers" or "halves"
+        (BF16 of whole numbers, small and large ones apart).
     columns
         Column of a superblock behind every place of the activations.
     weight_bytes, lane_bytes
@@ -99,6 +101,10 @@ class Walk:
 
     def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
         """Return a superblock's weights, a register for each step that differs."""
+        raise NotImplementedError
+
+    def tiles(self, emit: Emitter, address: Any) -> list[Any]:
+        """Return a superblock's weights as rows of the matrix unit's tiles, by groups."""
         raise NotImplementedError
 
     def scale(self, emit: Emitter, address: Any) -> Any:
@@ -323,6 +329,18 @@ class _Fp4MaddubsHalves(_Fp4Maddubs):
         return emit.join(*(emit.call(name, kind, part, ones) for part in emit.halves(words)))
 
 
+class _Fp4Halves(_Fp4Integers):
+    """The same integers as BF16 in the matrix unit (amx_tile.py), for many tokens only."""
+
+    name = "fp4_halves"
+    layout = "halves"
+    columns = decode.FP4_TILE_COLUMNS
+    lane_bytes = 16 * 2 * 64 + 64
+
+    def tiles(self, emit: Emitter, address: Any) -> list[Any]:
+        return decode.fp4_to_tiles(emit, address)
+
+
 class _Fp8(Walk):
     """FP8 by fused multiply-add on float32 activations, on any CPU."""
 
@@ -357,6 +375,9 @@ class _Fp8Bf16(_Fp8):
 
     def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
         return decode.fp8_to_bf16(emit, address)
+
+    def tiles(self, emit: Emitter, address: Any) -> list[Any]:
+        return decode.fp8_to_tiles(emit, address)
 
     def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
         value = emit.load(emit.offset(address, 64 * number), vector(I16, 32))
@@ -428,6 +449,9 @@ class _Bf16Pairs(_Bf16):
     def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
         return [emit.load(emit.offset(address, 64 * i), vector(I16, 32)) for i in range(8)]
 
+    def tiles(self, emit: Emitter, address: Any) -> list[Any]:
+        return decode.bf16_to_tiles(emit, address)
+
     def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
         return _FP8_BF16.step(emit, number, sums, weight, address)
 
@@ -454,6 +478,14 @@ _FP4_ROUNDED: dict[str, Walk] = {
     "generic": _Fp4Integers(),
 }
 _FP8_BF16, _FP8_HALF, _BF16_PAIRS = _Fp8Bf16(), _Fp8Half(), _Bf16Pairs()
+
+
+_FP4_HALVES = _Fp4Halves()
+
+
+def walk_for_many(walk: Walk) -> Walk:
+    """Return how the matrix unit, if it is in force, multiplies many tokens: the same bytes."""
+    return _FP4_HALVES if tiers.active() == "amx" and walk.layout == "digits" else walk
 
 
 def walk_for(weight_format: str, activations: str, tier: str | None = None) -> Walk:

@@ -4,11 +4,12 @@ Numba compiles one function at a time in a process, and the kernels are a minute
 processes halve it.  Every process takes the next module's kernels (they share functions) that
 nobody has claimed; what one has compiled, the others find in the cache.  Kernels that a process
 left behind (it was stopped, or ran out of memory) are compiled when they are first used, as
-always.
+always, which a warning says.
 """
 
 import gc
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -21,10 +22,11 @@ from localv4.kernels._jit import cache_dir
 from localv4.kernels.lanes import ARRANGERS
 from localv4.kernels.launch import Kernel, Program, declared_kernels
 from localv4.kernels.matmul import weight_kernels
-from localv4.kernels.walks import walk_for
+from localv4.kernels.walks import walk_for, walk_for_many
 
 __all__ = ["warm_up"]
 
+_log = logging.getLogger(__name__)
 _PROCESSES = 4
 _POLL_S = 0.1
 _FOR_MEASUREMENTS = {"peak", "read"}
@@ -37,7 +39,8 @@ def _shares() -> list[list[Kernel]]:
     for source in sorted(Path(__file__).parent.glob("[!_]*.py")):
         if source.stem not in _FOR_MEASUREMENTS:
             importlib.import_module(f"localv4.kernels.{source.stem}")
-    needed = [ARRANGERS[walk_for(*product).layout] for product in _PRODUCTS]
+    walks = [walk_for(*product) for product in _PRODUCTS]
+    needed = [ARRANGERS[walk.layout] for walk in (*walks, *map(walk_for_many, walks))]
     shares: dict[str, list[Kernel]] = {}
     for kernel in list(declared_kernels):
         if kernel in ARRANGERS.values() and kernel not in needed:
@@ -100,3 +103,11 @@ def warm_up(progress: Callable[[int, int], None]) -> None:
             for process in processes:
                 process.kill()
                 process.wait()
+    failed = sum(process.returncode != 0 for process in processes)
+    if failed:
+        _log.warning(
+            "%d of %d processes that compile kernels ended early; the rest compiles when it is "
+            "first used",
+            failed,
+            len(processes),
+        )

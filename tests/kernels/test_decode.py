@@ -99,17 +99,49 @@ def test_fp8_to_f32():
 @needs("avx2")
 def test_fp8_through_f16_is_off_by_256_and_takes_nan_codes_for_480():
     ours = decoded(decode.fp8_through_f16, FP8, np.float32)[:, :16].reshape(256, 256)
-    sign = np.where(FP8 < 128, np.float32(1), np.float32(-1))
-    values = np.where(np.isnan(FP8_VALUES), sign * np.float32(480), FP8_VALUES)
+    values = with_480(FP8_VALUES, FP8)
     assert_same_bytes(ours * np.float32(256), values[:, decode.FP8_COLUMNS])
+
+
+def with_480(values: NDArray[np.float32], codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return decoded codes as CPUs without a table see them: a NaN code is 480."""
+    sign = np.where(codes < 128, np.float32(1), np.float32(-1))
+    return np.where(np.isnan(values), sign * np.float32(480), values)
 
 
 @needs("avx512_bf16")
 def test_fp8_to_bf16():
     ours = decoded(decode.fp8_to_bf16, FP8, np.uint16)[:, :8].reshape(256, 8, 16, 2)
     upper, lower = np.moveaxis(decode.FP8_COLUMNS.reshape(8, 2, 16), 1, 0)
-    assert_same_bytes(bf16.decode(ours[..., 0]), FP8_VALUES[:, lower])
-    assert_same_bytes(bf16.decode(ours[..., 1]), FP8_VALUES[:, upper])
+    values = with_480(FP8_VALUES, FP8)
+    assert_same_bytes(bf16.decode(ours[..., 0]), values[:, lower])
+    assert_same_bytes(bf16.decode(ours[..., 1]), values[:, upper])
+
+
+def in_tiles(columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the columns of every pair of lanes, [group, place]: both lanes in turns."""
+    chains = columns.reshape(16, 8, 2).transpose(1, 0, 2)  # step, group, lane -> group, step, lane
+    return chains.reshape(8, 32)
+
+
+@needs("avx512_bf16")
+def test_fp8_to_tiles():
+    ours = decoded(decode.fp8_to_tiles, FP8, np.uint16)[:, :8]
+    values = with_480(FP8_VALUES, FP8)
+    assert_same_bytes(bf16.decode(ours), values[:, in_tiles(decode.FP8_COLUMNS)])
+
+
+@needs("avx512")
+def test_bf16_to_tiles():
+    stored = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    ours = decoded(decode.bf16_to_tiles, stored.view(np.uint8), np.uint16)[:, :8]
+    np.testing.assert_array_equal(ours, stored[:, in_tiles(decode.BF16_COLUMNS)])
+
+
+@needs("avx512")
+def test_fp4_to_tiles_is_twice_the_values():
+    ours = decoded(decode.fp4_to_tiles, LONG_FP4, np.uint16)[:, :16].reshape(256, 512)
+    assert_same_bytes(bf16.decode(ours), 2 * LONG_FP4_VALUES[:, decode.FP4_TILE_COLUMNS])
 
 
 def test_bf16_to_f32():
@@ -121,7 +153,14 @@ def test_bf16_to_f32():
 
 @pytest.mark.parametrize(
     "columns",
-    ["FP4_COLUMNS", "FP4_INTEGER_COLUMNS", "FP4_BYTE_COLUMNS", "FP8_COLUMNS", "BF16_COLUMNS"],
+    [
+        "FP4_COLUMNS",
+        "FP4_INTEGER_COLUMNS",
+        "FP4_BYTE_COLUMNS",
+        "FP4_TILE_COLUMNS",
+        "FP8_COLUMNS",
+        "BF16_COLUMNS",
+    ],
 )
 def test_every_column_has_one_place(columns: str):
     places = getattr(decode, columns)

@@ -20,6 +20,7 @@ RNG = np.random.default_rng(0)
 def use(monkeypatch: pytest.MonkeyPatch, walk: Walk) -> None:
     """Arrange for this walk, whatever the tier in force."""
     monkeypatch.setattr(lanes, "walk_for", lambda *_: walk)
+    monkeypatch.setattr(lanes, "walk_for_many", lambda walk: walk)
     monkeypatch.setattr(lanes, "room_for_blocks", lambda *_: None)
 
 

@@ -192,6 +192,19 @@ def test_arguments_stay_alive():
     assert kept.tolist() == [1, 1, 1]
 
 
+def test_lent_arguments_do_not_stay_alive():
+    program, counts = Program(), np.zeros(2, np.int64)
+    program.phase("other")
+    task = program.add(count, 2, np.zeros(2, np.int64))
+    task.lend(0, counts)
+    program.run(1)
+    assert counts.tolist() == [1, 1]
+    dead = weakref.ref(counts)
+    del counts
+    gc.collect()
+    assert dead() is None
+
+
 def test_what_does_not_match_the_signature_is_refused():
     program = Program()
     program.phase("other")

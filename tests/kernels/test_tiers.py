@@ -47,7 +47,8 @@ def test_a_tier_is_never_offered_without_one_of_its_features(missing: str):
         ("avx2 fma f16c avx512f avx512bw avx512vl avx512dq avx512bf16", "avx512"),
         ("avx2 fma f16c avx512f avx512bw avx512vl avx512dq avx512vnni", "avx512_vnni"),
         (
-            "avx2 fma f16c avx512f avx512bw avx512vl avx512dq avx512vnni avx512vbmi avx512bf16",
+            "avx2 fma f16c avx512f avx512bw avx512vl avx512dq avx512vnni avx512vbmi avx512bf16 "
+            "gfni",
             "avx512_bf16",
         ),
         ("neon fp-armv8", "generic"),
