@@ -235,6 +235,8 @@ def _print_context(row: dict[str, Any], output: Output) -> None:
         "decode": f"{row['tokens_s']:.4g} tok/s, {row['token_ms']:.2f} ms a token",
         "roof": f"{row['roof_ms']:.2f} ms at {row['read_gb_s']:.1f} GB/s: "
         f"{row['share']:.0%} of it, {row['fast_share']:.0%} fast",
+        "kernels": f"{row['kernels_ms']:.2f} ms for the products with weights alone: "
+        f"{row['kernels_share']:.0%} of them",
     }
     parts = sorted(row["parts_ms"].items(), key=lambda part: -part[1])
     listed = ", ".join(f"{name} {ms:.2f}" for name, ms in parts)

@@ -1,8 +1,9 @@
 """Decode, token by token: its speed, its share of the roof, and where the time goes.
 
 The roof of a token is the time in which memory gives the weights that it needs: dense weights,
-chosen experts and head.  Two kinds of steps take turns with reading: plain ones, which give the
-speed, and ones that time every block and every part of the model, which gives the rest.
+chosen experts and head.  Two kinds of steps take turns with reading and with the products alone:
+plain ones, which give the speed, and ones that time every block and every part of the model, which
+gives the rest.
 """
 
 import statistics
@@ -15,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from localv4.bench.alone import Alone
 from localv4.bench.arena import Arena
 from localv4.bench.footprint import Footprint, block_footprint, head_footprint
 from localv4.bench.opened import Opened, open_model
 from localv4.bench.released import released_kinds
 from localv4.bench.roof import best_reader
-from localv4.bench.timing import fast, in_turns
+from localv4.bench.timing import fast, in_turns, median_ratio
 from localv4.block import hidden_buffer
 from localv4.config import LayerKind
 from localv4.kernels import tiers
@@ -68,11 +70,12 @@ def measure_decode(
         parts = [*arena.memory.reshape(_SLICES, -1)]
         reader = best_reader(parts, opened.threads)
         reads = [reader.program(part) for part in parts]
-        token = _token_footprint(opened)
+        token, alone = _token_footprint(opened), Alone(opened, [1])
+        alone.run()
         measured = []
         for context in contexts:
             say(f"measuring at {context:,} tokens ...")
-            measured.append(_at_context(opened, context, n_tokens, token.n_bytes, reads))
+            measured.append(_at_context(opened, context, n_tokens, token.n_bytes, reads, alone))
         return {
             "tier": tiers.active(),
             "threads": opened.threads,
@@ -144,16 +147,21 @@ class _Walk:
 
 
 def _at_context(
-    opened: Opened, context: int, n_tokens: int, token_bytes: int, reads: list[Program]
+    opened: Opened,
+    context: int,
+    n_tokens: int,
+    token_bytes: int,
+    reads: list[Program],
+    alone: Alone,
 ) -> dict[str, Any]:
     """Measure at one context.
 
     Returns
     -------
     For JSON, medians: context, fed (tokens that were really fed), token_ms, tokens_s, read_gb_s,
-    roof_ms, share (of the roof, turn by turn), fast_share
-    (of the fastest seventh of the turns), head_ms, kinds_ms (a layer of each kind),
-    all_layers (see `_all_layers`); and means over the faster half of the timed steps, which add
+    roof_ms, share (of the roof, turn by turn), fast_share (of the fastest seventh of the turns),
+    kernels_ms, kernels_share (of the products with weights alone, turn by turn), head_ms,
+    kinds_ms (a layer of each kind), all_layers (see `_all_layers`); and means over the faster half of the timed steps, which add
     up: timed_ms, parts_ms and overhead_ms, the rest.
     """
     cache, begun = opened.cache_at(context)
@@ -162,8 +170,13 @@ def _at_context(
         walk.plain()
     walk.timed()
     first = len(walk.whole_s)
-    read_s, plain_s, _ = in_turns(
-        [lambda turn: reads[turn % len(reads)].run(opened.threads), walk.plain, walk.timed],
+    read_s, plain_s, _, alone_s = in_turns(
+        [
+            lambda turn: reads[turn % len(reads)].run(opened.threads),
+            walk.plain,
+            walk.timed,
+            alone.run,
+        ],
         n_tokens,
     )
     slice_bytes = _READ_BYTES / len(reads)
@@ -180,6 +193,8 @@ def _at_context(
         "roof_ms": 1e3 * statistics.median(roofs_s),
         "share": statistics.median(a / b for a, b in zip(roofs_s, plain_s, strict=True)),
         "fast_share": fast(roofs_s) / fast(plain_s),
+        "kernels_ms": 1e3 * statistics.median(alone_s),
+        "kernels_share": median_ratio(alone_s, plain_s),
         "timed_ms": 1e3 * timed_s,
         "parts_ms": {name: 1e3 * s for name, s in parts_s.items()},
         "overhead_ms": 1e3 * (timed_s - sum(parts_s.values())),

@@ -12,27 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from localv4.bench.alone import Alone
 from localv4.bench.batches import EXACT
-from localv4.bench.footprint import matrices
 from localv4.bench.opened import Opened, open_model
 from localv4.bench.roof import measure_peaks
 from localv4.bench.timing import in_turns, median_ratio
-from localv4.bench.weight_kernels import activations
-from localv4.block import Block
 from localv4.errors import ContextOverflow
 from localv4.kernels import tiers
-from localv4.kernels.launch import Program
-from localv4.kernels.matmul import Lanes, Matrix, arrange, multiply
 from localv4.kv_cache import KVCache
 from localv4.session import CHUNK_TOKENS
 
 __all__ = ["measure_prefill"]
 
-F32 = NDArray[np.float32]
 _TURNS = 3
-_SMALL_BYTES = 2**20
 _Say = Callable[[str], None]
 
 
@@ -102,88 +95,10 @@ class _Prefill:
         self.parts_s.append(seconds)
 
 
-class _Alone:
-    """Programs that do nothing but a prompt's products with weights.
-
-    Attributes
-    ----------
-    products
-        Products with weights by format.
-    """
-
-    def __init__(self, opened: Opened, n_tokens: int) -> None:
-        self.products: dict[str, float] = {}
-        self._threads = opened.threads
-        self._lanes: dict[tuple[Any, ...], Lanes] = {}
-        self._outs: dict[tuple[Any, ...], F32] = {}
-        self._n_tasks = 0
-        self._n_chunks = 1
-        self._programs: list[Program] = []
-        chunks = _chunks(n_tokens)
-        for count in set(chunks):
-            self._n_chunks = chunks.count(count)
-            programs = [self._block(block, count) for block in opened.model.blocks]
-            self._programs += programs * self._n_chunks
-        self._n_chunks = 1
-        head = Program()
-        head.phase("head")
-        for name, matrix in matrices(opened.model.head.weights):
-            self._add(head, name, matrix, 1)
-        self._programs.append(head)
-
-    def run(self, _turn: int = 0) -> None:
-        """Run all of them."""
-        for program in self._programs:
-            program.run(self._threads)
-
-    def _block(self, block: Block, n_tokens: int) -> Program:
-        program, config = Program(), block.config
-        program.phase("projections")
-        for name, matrix in matrices(block.weights):
-            self._add(program, name, matrix, n_tokens)
-        n_rows, n_experts = n_tokens * config.num_experts_per_tok, config.n_routed_experts
-        for names in (("w1", "w3"), ("w2",)):
-            program.phase("experts")
-            for number in range(n_experts):
-                count = n_rows // n_experts + int(number < n_rows % n_experts)
-                expert = block.experts.store.get(block.layer, number)
-                for name in names if count else ():
-                    self._add(program, name, getattr(expert, name), count)
-        return program
-
-    def _add(self, program: Program, name: str, matrix: Matrix, n_tokens: int) -> None:
-        products = float(matrix.n_rows * matrix.n_columns * n_tokens * self._n_chunks)
-        self.products[matrix.format] = self.products.get(matrix.format, 0.0) + products
-        lanes, out = self._lanes_for(name, matrix, n_tokens), self._out(matrix, n_tokens)
-        multiply(program, lanes, matrix, out, False)
-
-    def _lanes_for(self, name: str, matrix: Matrix, n_tokens: int) -> Lanes:
-        """Return random activations: rounded to FP8 where the model does so."""
-        rounded = matrix.format in ("fp4", "fp8") and name != "wo_a"
-        key = (matrix.lanes, rounded, n_tokens, matrix.n_columns)
-        if key not in self._lanes:
-            lanes = Lanes.room(*key, are_bf16=not rounded and matrix.format != "f32")
-            prepare = Program()
-            prepare.phase("other")
-            arrange(prepare, activations(n_tokens, matrix.n_columns), lanes)
-            prepare.run(self._threads)
-            self._lanes[key] = lanes
-        return self._lanes[key]
-
-    def _out(self, matrix: Matrix, n_tokens: int) -> F32:
-        """Return room for outputs: small ones in turns, so that threads don't share a line."""
-        self._n_tasks += 1
-        is_small = 4 * n_tokens * matrix.n_rows <= _SMALL_BYTES
-        key = (n_tokens, matrix.n_rows, self._n_tasks % (4 * self._threads) if is_small else 0)
-        if key not in self._outs:
-            self._outs[key] = np.empty(key[:2], np.float32)
-        return self._outs[key]
-
-
 def _measure(opened: Opened, n_tokens: int, say: _Say) -> dict[str, Any]:
     say("compiling ...")
     peaks = measure_peaks(opened.threads)
-    prefill, alone = _Prefill(opened, n_tokens), _Alone(opened, n_tokens)
+    prefill, alone = _Prefill(opened, n_tokens), Alone(opened, _chunks(n_tokens))
     prefill.run()
     alone.run()
     say(f"measuring {n_tokens:,} tokens ...")

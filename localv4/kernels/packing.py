@@ -1,9 +1,9 @@
 """Arranged activations once more, sixteen tokens side by side, as the matrix unit wants them.
 
 A block of 16 tokens is, group by group of 32 columns and superblock by superblock, a tile of
-16 columns, which are the tokens, of two BF16 numbers in 16 rows.  For FP8 and BF16 a group is a pair of
-lanes, and the two numbers are one of each lane.  For FP4 there are two such tiles, of small and of
-large numbers, and behind them the scales of the tokens.
+16 columns, which are the tokens, of two BF16 numbers in 16 rows.  For FP8 and BF16 a group is a
+pair of lanes, and the two numbers are one of each lane.  For FP4 there are two such tiles, of small
+and of large numbers, and behind them the scales of the tokens.
 
 Knows nothing of how activations were rounded.
 """
