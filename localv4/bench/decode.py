@@ -161,8 +161,8 @@ def _at_context(
     For JSON, medians: context, fed (tokens that were really fed), token_ms, tokens_s, read_gb_s,
     roof_ms, share (of the roof, turn by turn), fast_share (of the fastest seventh of the turns),
     kernels_ms, kernels_share (of the products with weights alone, turn by turn), head_ms,
-    kinds_ms (a layer of each kind), all_layers (see `_all_layers`); and means over the faster half of the timed steps, which add
-    up: timed_ms, parts_ms and overhead_ms, the rest.
+    kinds_ms (a layer of each kind), all_layers (see `_all_layers`); and means over the faster half
+    of the timed steps, which add up: timed_ms, parts_ms and overhead_ms, the rest.
     """
     cache, begun = opened.cache_at(context)
     walk = _Walk(opened, cache, begun)
