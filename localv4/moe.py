@@ -147,7 +147,10 @@ class ExpertsPass:
         self._shared = _activations(config, workspace, "shared", n_tokens)
         inner, trained = config.moe_intermediate_size, workspace.trained
         order, shared_order = experts.store.format, experts.shared.w2.lanes
-        self._inner = workspace.lanes("routed inner", order, trained, inner, self._room)
+        self._tokens_of_an_expert = -(-n_rows // config.n_routed_experts)
+        self._inner = workspace.lanes(
+            "routed inner", order, trained, inner, self._room, self._tokens_of_an_expert
+        )
         self._shared_inner = workspace.lanes("shared inner", shared_order, trained, inner)
         self._numbers = np.arange(self._room, dtype=np.int32)
         self._every = workspace.f32("shared_weights", n_tokens)
@@ -185,7 +188,9 @@ class ExpertsPass:
         program.phase("gate")
         inputs = {}
         for order in {experts.store.format, shared.w1.lanes}:
-            inputs[order] = self._workspace.lanes("x", order, trained, size)
+            parts_of = None if order == shared.w1.lanes else self._tokens_of_an_expert
+            lanes = self._workspace.lanes("x", order, trained, size, parts_of=parts_of)
+            inputs[order] = lanes
             arrange(program, x, inputs[order])
         plain = self._workspace.lanes("x", gate.weight.lanes, False, size)
         if plain not in inputs.values():
@@ -322,8 +327,7 @@ class ExpertsPass:
 
     def _record_inner(self, program: Program, rows: F32, parts: list[slice]) -> list[Lanes]:
         """Record putting rows into the lanes of w2; return those of each expert."""
-        # each expert's rows are packed by themselves, so not all of them as well
-        lanes = replace(self._inner, memory=self._inner.memory[: len(rows)], blocks=None)
+        lanes = replace(self._inner, memory=self._inner.memory[: len(rows)])
         arrange(program, rows, lanes)
         program.phase("experts")
         return [lanes.take(program, self._numbers[part]) for part in parts]

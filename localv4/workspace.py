@@ -65,14 +65,22 @@ class Workspace:
         return self._buffer(name, shape, np.int64)
 
     def lanes(
-        self, name: str, order: str, quantised: bool, n_columns: int, n_tokens: int | None = None
+        self,
+        name: str,
+        order: str,
+        quantised: bool,
+        n_columns: int,
+        n_rows: int | None = None,
+        parts_of: int | None = None,
     ) -> Lanes:
-        """Return the lanes of this name, order and size; n_tokens tokens unless told."""
-        count = self.n_tokens if n_tokens is None else n_tokens
-        key = (name, order, quantised, n_columns, count)
+        """Return the lanes of this name, order and size: `n_tokens` rows unless told."""
+        count = self.n_tokens if n_rows is None else n_rows
+        key = (name, order, quantised, n_columns, count, parts_of)
         if key not in self._lanes:
             # under trained numerics everything that meets weights is a BF16 number
-            self._lanes[key] = Lanes.room(order, quantised, count, n_columns, self.trained)
+            self._lanes[key] = Lanes.room(
+                order, quantised, count, n_columns, self.trained, parts_of
+            )
         return self._lanes[key]
 
     def recorded(self, name: str, record: Callable[[], _T]) -> _T:

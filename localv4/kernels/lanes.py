@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from localv4.kernels._jit import leaf
 from localv4.kernels.decode import FP4_OFFSET
 from localv4.kernels.launch import Program, kernel
-from localv4.kernels.packing import FEWEST_TOKENS, record_packing, room_for_blocks
+from localv4.kernels.packing import FEWEST_HALVES, record_packing, room_for_blocks
 from localv4.kernels.rounding import fp8_blocks
 from localv4.kernels.walks import Walk, walk_for, walk_for_many
 
@@ -79,7 +79,13 @@ class Lanes:
 
     @classmethod
     def room(
-        cls, order: str, quantised: bool, n_tokens: int, n_columns: int, are_bf16: bool = False
+        cls,
+        order: str,
+        quantised: bool,
+        n_tokens: int,
+        n_columns: int,
+        are_bf16: bool = False,
+        parts_of: int | None = None,
     ) -> "Lanes":
         """Return room for a number of tokens.
 
@@ -91,13 +97,17 @@ class Lanes:
             Round to FP8.
         are_bf16
             What will be arranged are BF16 numbers: permits faster code, and no others then.
+        parts_of
+            Tokens are multiplied in parts only, as `take` chooses them, of about so many; None
+            if all are multiplied together.
         """
         activations = "fp8" if quantised else "bf16" if are_bf16 else "f32"
         walk = walk_for(order, activations)
-        walk = walk_for_many(walk) if n_tokens >= FEWEST_TOKENS else walk
+        if (n_tokens if parts_of is None else parts_of) >= FEWEST_HALVES:
+            walk = walk_for_many(walk)
         n_bytes = -(-n_columns // walk.n_columns) * walk.lane_bytes
         memory = aligned((n_tokens, n_bytes), np.uint8)
-        blocks = _blocks(walk, n_tokens, n_bytes)
+        blocks = _blocks(walk, n_tokens, n_bytes) if parts_of is None else None
         return cls(order, activations, n_columns, walk, memory, blocks=blocks)
 
     @classmethod
@@ -304,23 +314,21 @@ def _arrange_halves(x: F32, places: U16, values: I32, factors: F32, token: int) 
     target = values[token]
     scales = np.empty(4 * target.shape[0], np.float32)
     integers = _integers(x[token], scales.size, scales).reshape((target.shape[0], 512))
-    bits = np.empty(512, np.int32)
+    small, large = np.empty(512, np.uint32), np.empty(512, np.uint32)
     for superblock in range(target.shape[0]):
-        for place in range(512):
-            whole = np.float32(integers[superblock, places[place]])
-            bits[place] = whole.view(np.int32) >> np.int32(16)
+        for column in range(512):
+            number = integers[superblock, column]
+            bits = np.float32(number).view(np.uint32)
+            is_large = np.uint32(0) - np.uint32(abs(number) >= np.int32(2**15))
+            large[column] = bits & is_large
+            small[column] = bits ^ large[column]
         for word in range(256):
-            lower = bits[2 * word] & np.int32(0xFFFF)
-            upper = np.int32(bits[2 * word + 1] << np.int32(16))
-            # numbers of 2**15 and more have a BF16 exponent of 142 and more
-            large_lower = (lower & np.int32(0x7FFF)) >= np.int32(142 << 7)
-            large_upper = (upper & np.int32(0x7FFFFFFF)) >= np.int32(142 << 23)
-            large = (lower if large_lower else np.int32(0)) | (
-                upper if large_upper else np.int32(0)
-            )
+            lower, upper = places[2 * word], places[2 * word + 1]
             place = 32 * (word >> 4) + (word & 15)
-            target[superblock, place] = (lower | upper) ^ large
-            target[superblock, place + 16] = large
+            pair = np.uint32((small[lower] >> np.uint32(16)) | small[upper])
+            target[superblock, place] = pair.view(np.int32)
+            pair = np.uint32((large[lower] >> np.uint32(16)) | large[upper])
+            target[superblock, place + 16] = pair.view(np.int32)
         for block in range(4):
             factors[token, superblock, 512 + block] = scales[4 * superblock + block]
 

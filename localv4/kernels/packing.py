@@ -16,17 +16,18 @@ from localv4.kernels.amx_tile import BLOCK_TOKENS, group_bytes, groups
 from localv4.kernels.launch import Program, kernel
 from localv4.kernels.walks import Walk
 
-__all__ = ["FEWEST_TOKENS", "record_packing", "room_for_blocks"]
+__all__ = ["FEWEST_HALVES", "record_packing", "room_for_blocks"]
 
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
-FEWEST_TOKENS = 6
-"""Fewer are multiplied faster row by row."""
+FEWEST_HALVES = 10
+"""Fewer tokens are multiplied faster by bytes."""
+_FEWEST_PAIRS = 6
 
 
 def room_for_blocks(walk: Walk, n_tokens: int, n_bytes: int) -> tuple[int, int] | None:
     """Return blocks and bytes of each for tokens of `n_bytes`; None if they are not packed."""
-    many = walk.layout == "bf16" and n_tokens >= FEWEST_TOKENS
+    many = walk.layout == "bf16" and n_tokens >= _FEWEST_PAIRS
     if tiers.active() != "amx" or not (many or walk.layout == "halves"):
         return None
     n_groups = n_bytes // walk.lane_bytes * groups(walk)
