@@ -16,7 +16,7 @@ from localv4.config import ModelConfig
 from localv4.errors import OutOfBudget
 from localv4.inventory import take_inventory
 from localv4.kv_cache import entry_bytes, key_bytes
-from localv4.moe import GROUP_ROWS
+from localv4.moe import GROUP_ROWS, packing_room
 from localv4.sizes import format_bytes
 
 __all__ = ["MemoryPlan", "available_bytes", "kv_bytes", "make_plan", "workspace_bytes"]
@@ -101,9 +101,10 @@ def workspace_bytes(config: ModelConfig, n_tokens: int, threads: int, mtp: bool 
     token = hidden + sublayers + heads + entries + index + routing + shared + drafted
     rows = min(n_tokens * config.num_experts_per_tok, max(GROUP_ROWS, n_tokens))
     routed = rows * (4 * inner + 2 * size)
+    packed = packing_room(config, "fp4" if config.expert_dtype == "fp4" else "fp8", n_tokens)
     attention = (2 * config.num_attention_heads + 80) * (config.head_dim + 128)
     scoring = 2 * (config.index_n_heads + 64) * (config.index_head_dim + 64)
-    return 4 * (n_tokens * token + routed + threads * (attention + scoring))
+    return packed + 4 * (n_tokens * token + routed + threads * (attention + scoring))
 
 
 def make_plan(

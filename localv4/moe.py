@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from localv4.config import ModelConfig
 from localv4.experts import ExpertStore
+from localv4.kernels.lanes import packing_bytes
 from localv4.kernels.launch import Program, Task
 from localv4.kernels.matmul import Lanes, arrange, multiply, retarget
 from localv4.kernels.moe import activate, add_experts, route
@@ -26,7 +27,7 @@ from localv4.step import Step
 from localv4.weights import ExpertWeights, GateWeights
 from localv4.workspace import Workspace
 
-__all__ = ["GROUP_ROWS", "ExpertsPass", "MixtureOfExperts"]
+__all__ = ["GROUP_ROWS", "ExpertsPass", "MixtureOfExperts", "packing_room"]
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -118,6 +119,21 @@ def _activations(config: ModelConfig, workspace: Workspace, name: str, n_rows: i
     return [workspace.f32(n, n_rows, size) for n, size in zip(names, sizes, strict=True)]
 
 
+def packing_room(config: ModelConfig, order: str, n_tokens: int) -> int:
+    """Return the bytes in which a chunk's tokens are packed for the experts (`Lanes.take`).
+
+    `order` is the format of the experts.
+    """
+    n_slots, n_experts = config.num_experts_per_tok, config.n_routed_experts
+    n_rows = min(n_tokens * n_slots, max(GROUP_ROWS, n_tokens))
+    n_parts = min(n_rows, n_experts + n_slots)
+    parts_of = -(-n_tokens * n_slots // n_experts)
+    return max(
+        packing_bytes(order, size, parts_of, n_parts, n_rows)
+        for size in (config.hidden_size, config.moe_intermediate_size)
+    )
+
+
 class ExpertsPass:
     """The experts of one layer for chunks of the workspace's number of tokens."""
 
@@ -153,6 +169,8 @@ class ExpertsPass:
         )
         self._shared_inner = workspace.lanes("shared inner", shared_order, trained, inner)
         self._numbers = np.arange(self._room, dtype=np.int32)
+        packing = packing_room(config, order, n_tokens) if trained else 0
+        self._packed = workspace.u8("packed", packing)
         self._every = workspace.f32("shared_weights", n_tokens)
         self._every[:] = 1
         self._inputs = self._record_gate(program, x)
@@ -308,10 +326,8 @@ class ExpertsPass:
         """Record w1 and w3 of a group; return each expert's tasks."""
         trained = self._workspace.trained
         program.phase("experts")
-        inputs = [
-            self._inputs[expert.w1.lanes].take(program, tokens[part])
-            for expert, part in zip(group, parts, strict=True)
-        ]
+        chosen = [tokens[part] for part in parts]
+        inputs = self._taken(program, [self._inputs[e.w1.lanes] for e in group], chosen)
         program.phase("experts")
         return [
             [
@@ -330,7 +346,15 @@ class ExpertsPass:
         lanes = replace(self._inner, memory=self._inner.memory[: len(rows)])
         arrange(program, rows, lanes)
         program.phase("experts")
-        return [lanes.take(program, self._numbers[part]) for part in parts]
+        return self._taken(program, [lanes] * len(parts), [self._numbers[p] for p in parts])
+
+    def _taken(self, program: Program, lanes: list[Lanes], tokens: list[I32]) -> list[Lanes]:
+        """Record the choice of tokens, packed one after the other where they are packed."""
+        room, taken = self._packed, []
+        for each, numbers in zip(lanes, tokens, strict=True):
+            taken.append(each.take(program, numbers, room))
+            room = room[0 if taken[-1].blocks is None else taken[-1].blocks.nbytes :]
+        return taken
 
     def _record_sum(self, program: Program, out: F32, first: int, last: bool, places: I32) -> None:
         """Record adding a group's results to the total, and what follows the last group."""

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels._jit import leaf
+from localv4.kernels.amx_tile import BLOCK_TOKENS
 from localv4.kernels.decode import FP4_OFFSET
 from localv4.kernels.launch import Program, kernel
 from localv4.kernels.packing import FEWEST_HALVES, record_packing, room_for_blocks
 from localv4.kernels.rounding import fp8_blocks
 from localv4.kernels.walks import Walk, walk_for, walk_for_many
 
-__all__ = ["ARRANGERS", "Lanes", "aligned", "arrange"]
+__all__ = ["ARRANGERS", "Lanes", "aligned", "arrange", "packing_bytes"]
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -122,9 +123,13 @@ class Lanes:
         """Return the number of tokens."""
         return self.tokens.size or len(self.memory)
 
-    def take(self, program: Program, tokens: NDArray[np.int32]) -> "Lanes":
-        """Record the choice of some tokens, int32 [n]; later phases multiply with the result."""
-        blocks = _blocks(self.walk, tokens.size, self.memory.shape[1])
+    def take(self, program: Program, tokens: NDArray[np.int32], room: U8 | None = None) -> "Lanes":
+        """Record the choice of some tokens, int32 [n]; later phases multiply with the result.
+
+        If they are packed, they are packed at the start of `room`, uint8 aligned to 64 bytes, or
+        in memory of their own where that is too small.
+        """
+        blocks = _blocks(self.walk, tokens.size, self.memory.shape[1], room)
         chosen = replace(self, tokens=tokens, blocks=blocks)
         chosen._pack(program)
         return chosen
@@ -134,10 +139,33 @@ class Lanes:
             record_packing(program, self.walk, self.memory, self.tokens, len(self), self.blocks)
 
 
-def _blocks(walk: Walk, n_tokens: int, n_bytes: int) -> U8 | None:
+def _blocks(walk: Walk, n_tokens: int, n_bytes: int, room: U8 | None = None) -> U8 | None:
     """Return room for packed activations if the matrix unit will multiply them."""
     shape = room_for_blocks(walk, n_tokens, n_bytes)
-    return None if shape is None else aligned(shape, np.uint8)
+    if shape is None:
+        return None
+    size = math.prod(shape)
+    if room is None or room.size < size:
+        return aligned(shape, np.uint8)
+    return room[:size].reshape(shape)
+
+
+def packing_bytes(order: str, n_columns: int, parts_of: int, n_parts: int, n_tokens: int) -> int:
+    """Return the most bytes in which `Lanes.take` packs FP8-rounded tokens; 0 if it does not.
+
+    Parameters
+    ----------
+    order, n_columns, parts_of
+        See `Lanes.room`.
+    n_parts, n_tokens
+        How often it is called, and with how many tokens in all.
+    """
+    walk = walk_for(order, "fp8")
+    if parts_of >= FEWEST_HALVES:
+        walk = walk_for_many(walk)
+    n_bytes = -(-n_columns // walk.n_columns) * walk.lane_bytes
+    shape = room_for_blocks(walk, BLOCK_TOKENS, n_bytes)
+    return 0 if shape is None else shape[1] * (n_parts + (n_tokens - n_parts) // BLOCK_TOKENS)
 
 
 @cache

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from localv4.kernels import tiers
+from localv4.kernels.lanes import Lanes, aligned, packing_bytes
+from localv4.kernels.launch import Program
 from localv4.kernels.packing import FEWEST_HALVES
 from localv4.kernels.walks import walk_for, walk_for_many
 from localv4.quant import bf16, e2m1, e4m3
@@ -107,3 +109,20 @@ def test_halves_are_the_whole_numbers_of_the_activations():
     padded = np.pad(x, ((0, 0), (0, 424))).reshape(10, 2, 512)[:, :, places]
     # in units of 2**-10, of which FP4 weights are given as doubles
     np.testing.assert_allclose(2 * numbers, padded, rtol=0.07, atol=2e-3)
+
+
+@pytest.mark.parametrize(("name", "parts_of"), [("fp4", 1), ("fp4", 12), ("fp8", 12)])
+def test_parts_are_packed_in_the_room_that_is_planned(name: str, parts_of: int):
+    rng = np.random.default_rng(parts_of)
+    lanes = Lanes.room(name, True, 300, 640, parts_of=parts_of)
+    assert lanes.blocks is None
+    sizes = rng.integers(1, 40, 20)
+    room = aligned((packing_bytes(name, 640, parts_of, 20, int(sizes.sum())),), np.uint8)
+    assert (room.size == 0) == (parts_of == 1)
+    left, program = room, Program()
+    program.phase("other")
+    for size in sizes:
+        chosen = lanes.take(program, np.arange(size, dtype=np.int32), left)
+        if chosen.blocks is not None:
+            assert np.shares_memory(chosen.blocks, room)
+            left = left[chosen.blocks.nbytes :]
