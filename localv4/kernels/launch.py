@@ -3,9 +3,10 @@
 A *kernel* is a compiled function that does one unit of work (some rows, a token, a head).
 A *task* is a kernel with arguments and a number of units; a *phase* is a set of tasks that may
 run at the same time; a *program* is a list of phases.  Running a program is one call from
-Python: the compute threads take units one after the other, whoever is free, and meet at the
-end of each phase.  So a slow or busy core delays by one unit at most, and which thread does a
-unit decides no byte.
+Python: the compute threads take units one after the other, whoever is free; one who takes a unit
+of the next phase waits until all units of this one are done.  So a slow or busy core delays by
+one unit at most, which thread does a unit decides no byte, and any number of threads gets through.
+Who waits looks again and again for some microseconds, and then lets other threads have the core.
 
 Kernels are called by address.  That keeps one parallel function in the whole engine to
 compile, and a task costs no unpacking of arguments by Python.
@@ -13,7 +14,10 @@ compile, and a task costs no unpacking of arguments by Python.
 Knows nothing of what kernels compute.
 """
 
+import ctypes
+import platform
 import struct
+import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -23,6 +27,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
+from numba.core import cgutils
 from numpy.typing import NDArray
 
 from localv4.kernels._jit import cache_dir, intrinsic, leaf, options, parallel
@@ -36,6 +41,8 @@ _DTYPES = {
     "i32": np.int32,
     "i64": np.int64,
 }
+_LINE = 64  # bytes of a cache line
+_LOOKS = 5000  # some tens of microseconds
 _COLUMNS = 4  # of the task table: kernel's address, arguments' address, first unit, units
 
 
@@ -70,6 +77,59 @@ def _claim(typing: Any, address: Any) -> Any:
         return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
 
     return types.int64(types.int64), code
+
+
+@intrinsic
+def _finish(typing: Any, address: Any) -> Any:
+    """Count a unit that is done, after all that it wrote."""
+
+    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "release")
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
+
+
+@intrinsic
+def _count(typing: Any, address: Any) -> Any:
+    """Load how many units are done, before all that is read later; pause for a moment first."""
+
+    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            name = "llvm.x86.sse2.pause"
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def _give_way(typing: Any, function: Any) -> Any:
+    """Call the operating system's function, given by its address, that lets other threads run."""
+
+    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
+
+
+def _find_give_way() -> int:
+    """Return the address of what `_give_way` calls, or 0."""
+    try:
+        windows = sys.platform == "win32"
+        library = ctypes.CDLL("kernel32" if windows else None)
+        function = library.SwitchToThread if windows else library.sched_yield
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
+    except (AttributeError, OSError):
+        return 0
+
+
+_GIVE_WAY = _find_give_way()
 
 
 @intrinsic
@@ -308,18 +368,17 @@ class Program:
         if self._table is None:
             self._table = self._seal()
         if seconds is None:
-            _run(self._table, self._ends, n_workers)
+            _run(self._table, self._ends, n_workers, _GIVE_WAY)
             return
         for number, part in enumerate(self._sealed_parts):
             started = time.perf_counter()
-            _run(self._table, self._ends[number : number + 2], n_workers)
+            _run(self._table, self._ends[number : number + 2], n_workers, _GIVE_WAY)
             seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - started
 
     def _seal(self) -> NDArray[np.int64]:
-        rows, ends = [], [0]
+        rows, ends, first = [], [0], 0
         self._sealed_parts = []
         for phase, part in zip(self._phases, self._parts, strict=True):
-            first = 0
             for task in phase:
                 if task.units > 0:
                     address = task.words.__array_interface__["data"][0]
@@ -344,28 +403,56 @@ def _address(typing: Any, array: Any) -> Any:
 
 
 @leaf
-def _work(table: NDArray[np.int64], first: int, total: int, counter: int, worker: int) -> None:
-    """Take units of a phase until none is left."""
-    task = first
+def _wait(done: int, needed: int, give_way: int) -> None:
+    """Return when so many units of a phase are done."""
+    looks = 0
+    while _count(done) < needed:
+        looks += 1
+        if looks > _LOOKS and give_way != 0:
+            _give_way(give_way)
+
+
+@leaf
+def _work(
+    table: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    counters: int,
+    give_way: int,
+    worker: int,
+) -> None:
+    """Take units of all phases until none is left."""
+    phase, task = 0, ends[0]
+    begin, last = table[ends[0], 2], ends[-1] - 1
+    end = table[last, 2] + table[last, 3]
     while True:
-        unit = _claim(counter)
-        if unit >= total:
+        unit = begin + _claim(counters)
+        if unit >= end:
             break
         while unit >= table[task, 2] + table[task, 3]:
             task += 1
+        while task >= ends[phase + 1]:
+            phase += 1
+        if phase > 0:
+            needed = table[ends[phase], 2] - table[ends[phase - 1], 2]
+            _wait(counters + _LINE * phase, needed, give_way)
         _call(table[task, 0], table[task, 1], unit - table[task, 2], worker)
+        _finish(counters + _LINE * (phase + 1))
 
 
 @parallel
-def _run(table: NDArray[np.int64], ends: NDArray[np.int64], n_workers: int) -> None:
-    counter = np.zeros(16, np.int64)  # a cache line of its own
-    address = _address(counter)
+def _run(table: NDArray[np.int64], ends: NDArray[np.int64], n_workers: int, give_way: int) -> None:
+    if ends.size < 2:
+        return
+    widest = 0
     for phase in range(ends.size - 1):
-        first, last = ends[phase], ends[phase + 1]
-        total = table[last - 1, 2] + table[last - 1, 3]
-        counter[8] = 0
-        if total == 1:
-            _work(table, first, total, address + 64, 0)
-        else:
-            for worker in prange(min(n_workers, total)):
-                _work(table, first, total, address + 64, worker)
+        last = ends[phase + 1] - 1
+        widest = max(widest, table[last, 2] + table[last, 3] - table[ends[phase], 2])
+    # cache lines of their own: units taken, and units done in each phase
+    counters = np.zeros((ends.size + 1) * _LINE // 8, np.int64)
+    address = (_address(counters) + _LINE - 1) // _LINE * _LINE
+    if widest == 1 or n_workers == 1:
+        _work(table, ends, address, give_way, 0)
+    else:
+        for worker in prange(min(n_workers, widest)):
+            _work(table, ends, address, give_way, worker)
+    counters[0] = 0  # they live until here: the address alone would not keep them
