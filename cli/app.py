@@ -22,6 +22,7 @@ COMMANDS = {
     "chat": "talk to the model",
     "run": "print one answer, for a person or a script",
     "bench": "measure kernels, decode and prefill against this machine's limits",
+    "doctor": "tell what this machine can do with a model: fit, speed, problems",
     "show": "show what a checkpoint is: its config, tensors and sizes",
     "synth": "make a tiny checkpoint with random weights",
     "tokenize": "print the token ids of a text",

@@ -1,16 +1,15 @@
 """``localv4 bench``: what this machine reaches, and which share of its limits that is."""
 
-import datetime
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-import localv4
 from localv4.cli import options
+from localv4.cli.bench_machine import machine, print_machine
+from localv4.cli.bench_policies import policies, trace
+from localv4.cli.bench_streaming import streaming
 from localv4.cli.output import Output
 from localv4.cli.stopping import stoppable
 from localv4.errors import InvalidInput
@@ -21,6 +20,8 @@ from localv4.sizes import format_bytes, parse_bytes
 __all__ = ["bench"]
 
 bench = options.new_table()
+bench.command()(trace)
+bench.command()(policies)
 
 _FORMATS = {"fp4": "FP4", "fp8": "FP8", "bf16": "BF16", "f32": "F32"}
 _PEAKS = {
@@ -80,11 +81,11 @@ def kernels(
     with stoppable():
         request = Request(size, settings.threads, sizes)
         results = measure_kernels(request, tier or [], cold, output.progress)
-    report = {**_machine(), "bytes": size, "tiers": results}
+    report = {**machine(), "bytes": size, "tiers": results}
     if as_json:
         output.line(json.dumps(report, indent=2))
         return
-    _print_machine(report, output)
+    print_machine(report, output)
     for result in results:
         _print_tier(result, output)
 
@@ -98,33 +99,6 @@ def _numbers(flag: str, text: str, lowest: int = 1) -> list[int]:
             "such as 12,512"
         )
     return [int(part) for part in parts]
-
-
-def _machine() -> dict[str, Any]:
-    """Return what a figure must not be quoted without."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {
-        "version": localv4.__version__,
-        "date": datetime.date.today().isoformat(),
-        "machine": _cpu_name(),
-        "cpus": os.cpu_count(),
-        "load_average": load,
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-            names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _print_machine(report: dict[str, Any], output: Output) -> None:
-    load = report["load_average"]
-    busy = "" if load is None else f", load average {load:.1f}"
-    output.line(f"{report['machine']}, {report['cpus']} CPUs{busy}, {report['date']}")
 
 
 def _print_tier(result: dict[str, Any], output: Output) -> None:
@@ -190,12 +164,12 @@ def decode(
 
     with stoppable():
         result = measure_decode(folder, contexts, tokens, settings.threads, output.progress)
-    report = {**_machine(), "model": str(folder), **result}
+    report = {**machine(), "model": str(folder), **result}
     _warn_of_disk(report, output)
     if as_json:
         output.line(json.dumps(report, indent=2))
         return
-    _print_machine(report, output)
+    print_machine(report, output)
     _print_model(report, output)
     for row in report["contexts"]:
         _print_context(row, output)
@@ -279,12 +253,12 @@ def prefill(
 
     with stoppable():
         result = measure_prefill(folder, tokens, settings.threads, output.progress)
-    report = {**_machine(), "model": str(folder), **result}
+    report = {**machine(), "model": str(folder), **result}
     _warn_of_disk(report, output)
     if as_json:
         output.line(json.dumps(report, indent=2))
         return
-    _print_machine(report, output)
+    print_machine(report, output)
     _print_model(report, output)
     _print_prefill(report, output)
 
@@ -304,3 +278,6 @@ def _print_prefill(report: dict[str, Any], output: Output) -> None:
     output.line("")
     for name, text in rows.items():
         output.line(f"{name:<12} {text}")
+
+
+bench.command()(streaming)

@@ -14,6 +14,7 @@ from localv4.cli import options
 from localv4.cli.opening import open_engine, reading_words, refuse_base
 from localv4.cli.output import Output
 from localv4.cli.prompt import read_line
+from localv4.cli.statistics import statistics_line
 from localv4.cli.stopping import Stopped, stoppable
 from localv4.cli.writers import Answer, TextWriter
 from localv4.errors import ContextOverflow, InvalidInput, LocalV4Error
@@ -155,6 +156,7 @@ class _Conversation:
             thinking=self._settings.think or self._engine.default_thinking,
         )
         self._output.progress(reading_words(generation))
+        before = self._engine.stats
         asked = False
 
         def stop_softly() -> bool:
@@ -178,6 +180,8 @@ class _Conversation:
             self._session.reset()
         finally:
             writer.end(answer, {})
+            said = statistics_line(self._engine.stats.since(before))
+            self._output.note(said, level=0 if self._output.on_terminal else 1)
 
 
 def _half_a_line() -> bool:

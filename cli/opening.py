@@ -3,7 +3,6 @@
 import contextlib
 import errno
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from localv4.sizes import format_bytes
 if TYPE_CHECKING:
     from localv4.engine import Engine
     from localv4.generate import Generation
+    from localv4.memory import MemoryPlan
 
 __all__ = ["no_tokenizer", "open_engine", "reading_words", "refuse_base"]
 
@@ -48,12 +48,13 @@ def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
         ) as engine:
             if engine.tokenizer is None:
                 raise no_tokenizer(folder)
-            plan = ", ".join(f"{name} {format_bytes(n)}" for name, n in asdict(engine.plan).items())
             output.note(
-                f"model {folder}, {engine.profile} profile\nplan: {plan}\n"
+                f"model {folder}, {engine.profile} profile\n{_plan_words(engine.plan)}\n"
                 f"tier {tiers.active()}, threads {engine.threads}",
                 level=1,
             )
+            for note in engine.plan.notes:
+                output.warning(note)
             if not compiled:
                 _compile(settings, output, kept=cache_dir is not None)
             yield engine
@@ -65,6 +66,14 @@ def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
             f"there is no room for compiled kernels in {settings.cache_dir}; free some space, or "
             "let LOCALV4_CACHE_DIR name another folder"
         ) from None
+
+
+def _plan_words(plan: "MemoryPlan") -> str:
+    """Return what memory is for, in a line."""
+    parts = "dense", "head", "experts", "kv", "workspace", "process", "total", "budget"
+    sizes = ", ".join(f"{name} {format_bytes(getattr(plan, name))}" for name in parts)
+    how = f"experts streamed through {plan.n_slots:,} slots" if plan.streams else "weights mapped"
+    return f"plan: {sizes}; {how}"
 
 
 def _compile(settings: Settings, output: Output, kept: bool) -> None:

@@ -13,6 +13,7 @@ from localv4.cli import options
 from localv4.cli.opening import open_engine, reading_words, refuse_base
 from localv4.cli.output import Output
 from localv4.cli.prompt import read_prompt
+from localv4.cli.statistics import statistics_line, stream_timings
 from localv4.cli.stopping import Stopped, check_timeout, stoppable
 from localv4.cli.writers import Answer, JsonlWriter, JsonWriter, TextWriter, Writer
 from localv4.errors import InvalidInput
@@ -20,6 +21,7 @@ from localv4.settings import Settings
 
 if TYPE_CHECKING:
     from localv4.sampling import SamplingParams
+    from localv4.stats import Stats
 
 __all__ = ["run"]
 
@@ -50,6 +52,7 @@ class _Outcome:
 
     answer: Answer = field(default_factory=Answer)
     timings: dict[str, float] = field(default_factory=dict)
+    done: "Stats | None" = None
 
 
 def run(
@@ -156,7 +159,11 @@ def _run(
         "version": localv4.__version__,
     }
     writer.end(outcome.answer, facts)
-    output.note(_statistics(outcome), level=0 if output.on_terminal else 1)
+    total_s = outcome.timings["total_s"]
+    said = f"{total_s:.1f} s in all"
+    if outcome.done is not None:
+        said = statistics_line(outcome.done, total_s)
+    output.note(said, level=0 if output.on_terminal else 1)
     if stopped:
         raise stopped
 
@@ -183,21 +190,11 @@ def _answer(
                 outcome.answer.take(event)
                 writer.event(event)
         finally:
+            done = outcome.done = engine.stats
             outcome.timings |= {
-                "prefill_s": round(engine.stats.prefill_s, 6),
-                "prefill_tokens": engine.stats.prefill_tokens,
-                "decode_s": round(engine.stats.decode_s, 6),
-                "decode_tokens": engine.stats.decode_tokens,
+                "prefill_s": round(done.prefill_s, 6),
+                "prefill_tokens": done.prefill_tokens,
+                "decode_s": round(done.decode_s, 6),
+                "decode_tokens": done.decode_tokens,
+                **stream_timings(done),
             }
-
-
-def _statistics(outcome: _Outcome) -> str:
-    """Return one line of speeds."""
-    timings = outcome.timings
-    parts = []
-    for name, word in (("prefill", "prompt"), ("decode", "answer")):
-        tokens, seconds = timings.get(f"{name}_tokens", 0), timings.get(f"{name}_s", 0.0)
-        if tokens and seconds:
-            parts.append(f"{word} {tokens:,} tokens at {tokens / seconds:.3g} tok/s")
-    parts.append(f"{timings['total_s']:.1f} s in all")
-    return ", ".join(parts)

@@ -13,7 +13,7 @@ from localv4.cli.output import Output
 from localv4.cli.stopping import stoppable
 from localv4.errors import InvalidInput
 from localv4.sizes import format_bytes
-from localv4.synthetic_config import FULL_WIDTH, PRESETS, Preset, Sizes
+from localv4.synthetic_config import FULL_WIDTH, PRESETS, Preset, Routing, Sizes
 
 __all__ = ["synth"]
 
@@ -50,6 +50,13 @@ def synth(
             "the real one and takes hardly any disk, but all it can answer is nothing.",
         ),
     ] = False,
+    routing: Annotated[
+        Routing,
+        typer.Option(
+            help="Which experts a text chooses: those that random weights happen to; all equally "
+            "often; or, skewed, some far more often, as published of the trained model."
+        ),
+    ] = "random",
     mtp: Annotated[
         bool | None,
         typer.Option(
@@ -104,6 +111,7 @@ def synth(
             full_width=full_width,
             mtp=mtp,
             sparse=sparse,
+            routing=routing,
             progress=_Progress(output),
         )
     output.note(_made(folder, preset, sparse))

@@ -7,7 +7,6 @@ mHC, experts or other layers.
 
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -305,18 +304,18 @@ class AttentionPass:
         n_tokens, rank, trained = workspace.n_tokens, config.o_lora_rank, workspace.trained
         program.phase("other")
         grouped = heads.reshape(n_tokens * len(groups), -1)
-        heads_lanes = workspace.lanes(
-            "heads", groups[0].lanes, False, grouped.shape[1], len(grouped)
+        lanes = workspace.lanes(
+            "heads", groups[0].lanes, False, grouped.shape[1], len(grouped), parts_of=n_tokens
         )
-        lanes = replace(heads_lanes, blocks=None)  # each group's are packed by themselves
         arrange(program, grouped, lanes)
         self._remember = record_remember(
             program, self._place, self._fresh, self._u8("window", config.sliding_window)
         )
         program.phase("other")
-        numbers = np.arange(len(grouped), dtype=np.int32)
+        numbers = np.arange(len(grouped), dtype=np.int32).reshape(n_tokens, -1)
+        packed = workspace.u8("heads packed", len(groups), lanes.packed_bytes(n_tokens))
         parts = [
-            lanes.take(program, numbers[group :: len(groups)].copy())
+            lanes.take(program, numbers[:, group].copy(), packed[group])
             for group in range(len(groups))
         ]
         program.phase("projections")

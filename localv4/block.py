@@ -91,8 +91,10 @@ class BlockPass:
             program, between, weights.hc_ffn, weights.ffn_norm, config, workspace, ffn_in
         )
 
+        hidden = self._hidden  # not self, which would keep itself alive
+
         def then(last: Program) -> None:
-            record_spread(last, between, ffn_out, config, workspace, self._hidden)
+            record_spread(last, between, ffn_out, config, workspace, hidden)
 
         self._experts = block.experts.record(program, ffn_in, ffn_out, workspace, then)
 

@@ -6,6 +6,7 @@ only config.json, the index and safetensors files are opened. Follows the spec's
 ("How a loader should decide") and revisions. Knows nothing of what the weights compute.
 """
 
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from localv4.errors import DamagedCheckpoint, ModelNotFound
 from localv4.shards import Shard, TensorInfo
 from localv4.tensors import ExpertFormat, ScaleDtype, block_prefix
 
-__all__ = ["Checkpoint", "TensorInfo"]
+__all__ = ["Checkpoint", "TensorInfo", "refuse_non_finite", "view_tensor"]
 
 # What a view holds: the codes of small floats, the bits of BF16.
 _VIEW_DTYPES: dict[str, np.dtype[Any]] = {
@@ -31,6 +32,29 @@ _VIEW_DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
     "I8": np.dtype(np.uint8),
 }
+
+
+def view_tensor(
+    info: TensorInfo, memory: mmap.mmap | NDArray[np.uint8], offset: int
+) -> NDArray[Any]:
+    """Return a tensor's values where its bytes lie in some memory; see `Checkpoint.view`."""
+    return np.ndarray(info.shape, _VIEW_DTYPES[info.dtype], buffer=memory, offset=offset)
+
+
+def refuse_non_finite(values: NDArray[Any], info: TensorInfo, folder: Path) -> None:
+    """Raise DamagedCheckpoint for NaN or infinity; see `Checkpoint.check_finite`."""
+    if info.dtype == "F32":
+        bad = ~np.isfinite(values)
+    elif info.dtype == "BF16":
+        bad = (values & 0x7F80) == 0x7F80
+    else:
+        bad = values == 255
+    if bad.any():
+        row = int(np.argwhere(bad)[0][0])
+        raise DamagedCheckpoint(
+            f"{folder / info.shard}: row {row} of {info.name} holds NaN or infinity; download the "
+            "file again"
+        )
 
 
 class Checkpoint:
@@ -120,12 +144,7 @@ class Checkpoint:
             and stays valid after :meth:`close` for as long as it is referenced.
         """
         info = self.tensors[name]
-        return np.ndarray(
-            info.shape,
-            _VIEW_DTYPES[info.dtype],
-            buffer=self._shards[info.shard].map,
-            offset=info.offset,
-        )
+        return view_tensor(info, self._shards[info.shard].map, info.offset)
 
     def check_finite(self, name: str) -> None:
         """Refuse a scale, BF16 or F32 tensor that holds NaN or infinity; costs one pass over it.
@@ -138,20 +157,7 @@ class Checkpoint:
         DamagedCheckpoint
             Naming the tensor and the first bad row: byte 255 of F8_E8M0, a non-finite F32 or BF16.
         """
-        values = self.view(name)
-        dtype = self.tensors[name].dtype
-        if dtype == "F32":
-            bad = ~np.isfinite(values)
-        elif dtype == "BF16":
-            bad = (values & 0x7F80) == 0x7F80
-        else:
-            bad = values == 255
-        if bad.any():
-            row = int(np.argwhere(bad)[0][0])
-            raise DamagedCheckpoint(
-                f"{self.path / self.tensors[name].shard}: row {row} of {name} holds NaN or "
-                "infinity; download the file again"
-            )
+        refuse_non_finite(self.view(name), self.tensors[name], self.path)
 
     def close(self) -> None:
         """Let go of the maps; those that views still refer to live as long as the views."""

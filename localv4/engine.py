@@ -5,20 +5,20 @@ their insides.
 """
 
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
-import psutil
 from numpy.typing import ArrayLike, NDArray
 
 from localv4.checkpoint import Checkpoint
 from localv4.checks import choice, whole_number
 from localv4.config import ModelConfig
+from localv4.dense import MappedWeights
 from localv4.encoding import Profile, detect_profile
 from localv4.errors import (
     DamagedCheckpoint,
@@ -27,8 +27,10 @@ from localv4.errors import (
     OutOfBudget,
     UnsupportedModel,
 )
+from localv4.experts import MappedExperts
 from localv4.generate import Generation, default_stop_ids, generate
 from localv4.kernels.threads import choose_threads, computing
+from localv4.limits import resident
 from localv4.memory import MemoryPlan, kv_bytes, make_plan
 from localv4.model import Model
 from localv4.models import resolve
@@ -38,6 +40,7 @@ from localv4.sampling import Sampler, SamplingParams
 from localv4.session import CHUNK_TOKENS, Session
 from localv4.sizes import format_bytes, parse_bytes
 from localv4.stats import Stats
+from localv4.streams import Streams
 from localv4.teacher_forced import TeacherForced
 from localv4.tokenizer import Tokenizer
 from localv4.untrusted import read_object
@@ -158,15 +161,28 @@ class Engine:
         self.tokenizer = Tokenizer.from_folder(checkpoint.path, self.config.vocab_size)
         self._trained = numerics == "trained"
         self._checkpoint: Checkpoint | None = checkpoint
-        self._model = Model(checkpoint, n_threads)
-        self._mtp = MtpBlock(checkpoint, self._model) if draft == "mtp" else None
-        self._forced = TeacherForced(self._model, self._trained)
         self._stats = Stats()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         chunk = min(CHUNK_TOKENS, self.config.max_position_embeddings)
         self.plan: MemoryPlan = make_plan(
-            checkpoint, budget, chunk, n_threads, self._trained, self._mtp is not None
+            checkpoint, budget, chunk, n_threads, self._trained, draft == "mtp"
         )
+        self._streams = (
+            Streams(checkpoint, self.plan, draft == "mtp") if self.plan.streams else None
+        )
+        try:
+            if self._streams is None:
+                mapped = MappedWeights(checkpoint)
+                mapped.bring_in(draft == "mtp")
+                self._model = Model(mapped, MappedExperts(checkpoint), n_threads)
+            else:
+                self._model = Model(self._streams.weights, self._streams.store, n_threads)
+            self._mtp = MtpBlock(self._model) if draft == "mtp" else None
+            self._forced = TeacherForced(self._model, self._trained)
+        except BaseException:
+            if self._streams is not None:
+                self._streams.close()
+            raise
 
     def __enter__(self) -> Self:
         """Return the engine."""
@@ -187,16 +203,35 @@ class Engine:
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is not None:
             with computing(self.threads):
+                if self._streams is not None:
+                    self._streams.close()
                 checkpoint.close()
 
     @property
     def stats(self) -> Stats:
         """Counters so far; resident_bytes and kv_bytes as they are now."""
-        return replace(
+        held = resident()
+        stats = replace(
             self._stats,
-            resident_bytes=int(psutil.Process().memory_info().rss),
+            resident_bytes=held.anonymous + held.shared + held.file,
             kv_bytes=sum(session.kv_bytes for session in self._sessions),
         )
+        return stats if self._streams is None else self._streams.counted(stats)
+
+    def verify_experts(self) -> int:
+        """Compare all routed experts that were read into memory with the shards, byte by byte.
+
+        Returns
+        -------
+        How many there are; 0 where weights are mapped.
+
+        Raises
+        ------
+        DamagedCheckpoint
+            One differs: the file was changed, or memory fails.
+        """
+        with self._computing():
+            return 0 if self._streams is None else self._streams.store.verify()
 
     @property
     def prompt_format(self) -> PromptFormat:
@@ -223,11 +258,11 @@ class Engine:
         self._check_open()
         most = self.config.max_position_embeddings
         size = most if context is None else whole_number("context", context, 1, most)
-        if context is not None and self._kv_bytes(size) > self.plan.kv:
+        if context is not None and self._kv_bytes(size) > self.plan.kv_most:
             raise OutOfBudget(
                 f"a context of {size} tokens needs {format_bytes(self._kv_bytes(size))} of KV "
-                f"state and the budget leaves {format_bytes(self.plan.kv)}; give more memory or "
-                "a smaller context"
+                f"state and the budget leaves {format_bytes(self.plan.kv_most)}; give more memory "
+                "or a smaller context"
             )
         session = Session(
             self._model,
@@ -238,7 +273,8 @@ class Engine:
             self._admit,
             self._stats,
         )
-        self._admit(session, session.kv_bytes)
+        with self._computing():
+            self._admit(session, session.kv_bytes)
         self._sessions.add(session)
         return session
 
@@ -329,19 +365,24 @@ class Engine:
         if self._checkpoint is None:
             raise LocalV4Error("the engine was closed; load the checkpoint again")
 
-    def _computing(self) -> AbstractContextManager[None]:
-        self._check_open()
-        return computing(self.threads)
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with computing(self.threads):
+            self._check_open()  # another thread may have closed it just before
+            yield
+            self._check_open()  # and an observer meanwhile
 
     def _kv_bytes(self, n_tokens: int) -> int:
         return kv_bytes(self.config, n_tokens, self._trained, self._mtp is not None)
 
     def _admit(self, session: Session, n_bytes: int) -> None:
-        """Raise OutOfBudget if a session of this size would exceed the plan."""
+        """Make room for a session of this size, or raise OutOfBudget if there is none."""
         others = sum(other.kv_bytes for other in self._sessions if other is not session)
-        if others + n_bytes > self.plan.kv:
+        if others + n_bytes > self.plan.kv_most:
             raise OutOfBudget(
                 f"the session needs {format_bytes(n_bytes)} of KV state, others hold "
-                f"{format_bytes(others)} and the budget leaves {format_bytes(self.plan.kv)}; give "
-                "more memory or drop other sessions"
+                f"{format_bytes(others)} and the budget leaves {format_bytes(self.plan.kv_most)}; "
+                "give more memory or drop other sessions"
             )
+        if self._streams is not None:
+            self._streams.make_room(others + n_bytes)

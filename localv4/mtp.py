@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.block import Block, hidden_buffer
-from localv4.checkpoint import Checkpoint
 from localv4.head import Head
 from localv4.kernels.hyper_connections import add_to_copies
 from localv4.kernels.launch import Program
@@ -33,10 +32,10 @@ class MtpBlock:
         A scale is not finite.
     """
 
-    def __init__(self, checkpoint: Checkpoint, model: Model) -> None:
+    def __init__(self, model: Model) -> None:
         self.model = model
         self.config = model.config
-        self.weights = bind_mtp(checkpoint)
+        self.weights = bind_mtp(model.weights)
         layer = model.config.num_hidden_layers
         self.block = Block(model.config, layer, self.weights.block, model.store)
         self.head = Head(model.config, "mtp", self.weights.head)
@@ -60,6 +59,7 @@ class MtpBlock:
         overwrites it.
         """
         workspace = self.model.workspaces.get(step.n_tokens, step.trained)
+        self.model.weights.wait(self.block.layer)
         embedded, states = self._inputs(workspace)
         embedded[:] = self.model.embed(step.ids)
         states[:] = hidden
@@ -69,6 +69,7 @@ class MtpBlock:
 
     def logits(self, hidden: F32, trained: bool, out: F32) -> None:
         """Write logits [n_rows, vocab_size] for hidden states [n_rows, hc_mult * d]."""
+        self.model.weights.wait(-1)
         self.head.logits(hidden, self.model.workspaces, trained, out)
 
     def _inputs(self, workspace: Workspace) -> tuple[F32, F32]:

@@ -221,7 +221,8 @@ class Session:
                 f"the snapshot holds {len(mark.ids)} tokens, more than this session's context "
                 f"of {self.context}; restore it in a larger one"
             )
-        self._admit(self, cache.n_bytes)
+        with self._computing():
+            self._admit(self, cache.n_bytes)
         self._cache = cache.copy()
         self._ids = list(mark.ids)
         self._last_hidden = mark.last_hidden

@@ -20,13 +20,13 @@ from localv4.encoding.literals import BOS, EOS
 from localv4.errors import InvalidInput, OutOfBudget
 from localv4.shard_writer import Pieces, write_shard
 from localv4.sizes import format_bytes
-from localv4.synthetic_config import FULL_WIDTH, PRESETS, Preset, Sizes
+from localv4.synthetic_config import FULL_WIDTH, PRESETS, Preset, Routing, Sizes
 from localv4.synthetic_plan import Layout, Request, WritePlan, make_write_plan
 from localv4.synthetic_pools import PooledWeights
 from localv4.synthetic_weights import random_tensor
 from localv4.tensors import TensorSpec
 
-__all__ = ["FULL_WIDTH", "PRESETS", "Layout", "Preset", "Sizes", "synthesise"]
+__all__ = ["FULL_WIDTH", "PRESETS", "Layout", "Preset", "Routing", "Sizes", "synthesise"]
 
 Progress = Callable[[int, int], None]
 
@@ -47,6 +47,7 @@ def synthesise(
     full_width: bool = False,
     mtp: bool | None = None,
     sparse: bool = False,
+    routing: Routing = "random",
     progress: Progress = lambda done, total: None,
 ) -> None:
     """Write a checkpoint; a tiny one takes seconds. The same arguments give the same bytes.
@@ -84,6 +85,14 @@ def synthesise(
     sparse
         Holes, which read as zeros and take no disk, in place of routed experts and of all other
         tensors above 256 KiB but the routing tables. For opening, not for answers.
+    routing
+        "random": no popularity is asked for, and chance decides it. What all tokens have in common
+        makes the gates prefer some experts even so. "uniform": all about equally often, by the
+        token alone. "skewed": 50, 80 and 95 % of what a gate selects are 9, 25 and 46 % of the
+        experts, others in each layer, and a text stays with topics and so with experts. The latter
+        two are named in generation_config.json as "localv4_routing". Layers routed by table stay
+        as they are. With "skewed" a cache hits as published for the text that the model samples,
+        not for any ids; a byte vocabulary has so few words that it is more skewed still.
     progress
         Told the bytes written so far and in all, holes included.
 
@@ -96,7 +105,18 @@ def synthesise(
         If the disk has less room than needed, or gets full; nothing is left behind.
     """
     plan = make_write_plan(
-        Request(preset, compress_ratios, sizes, layout, dspark, n_layers, full_width, mtp, sparse)
+        Request(
+            preset,
+            compress_ratios,
+            sizes,
+            layout,
+            dspark,
+            n_layers,
+            full_width,
+            mtp,
+            sparse,
+            routing,
+        )
     )
     if seed < 0:
         raise InvalidInput(f"the seed {seed} is negative; choose an integer from 0 up")
@@ -155,14 +175,14 @@ def _keeps_holes(folder: Path) -> bool:
 
 def _pieces(plan: WritePlan, seed: int) -> Pieces:
     """Return where a tensor's values come from."""
-    pooled = PooledWeights(plan.config, seed, plan.favoured)
+    pooled = PooledWeights(plan.config, seed, plan.favoured, plan.routing)
 
     def pieces(spec: TensorSpec) -> Iterable[NDArray[Any]] | None:
         if plan.is_hole(spec):
             return None
         if plan.full_width:
             return pooled.pieces(spec)
-        return (random_tensor(spec, plan.config, seed),)
+        return (random_tensor(spec, plan.config, seed, plan.routing),)
 
     return pieces
 
@@ -205,7 +225,8 @@ def _write(folder: Path, plan: WritePlan, seed: int, progress: Progress) -> None
             "localv4_thinking": "off",
             "temperature": 1.0,
             "top_p": 1.0,
-        },
+        }
+        | ({"localv4_routing": plan.routing} if plan.routing != "random" else {}),
     )
     (folder / "config.json").write_text(plan.config_text, encoding="utf-8")
 

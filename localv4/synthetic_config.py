@@ -8,6 +8,7 @@ __all__ = [
     "FULL_WIDTH",
     "PRESETS",
     "Preset",
+    "Routing",
     "Sizes",
     "config_json",
     "first_ratios",
@@ -15,6 +16,7 @@ __all__ = [
 ]
 
 Preset = Literal["flash", "pro", "flash-base", "pro-base"]
+Routing = Literal["random", "uniform", "skewed"]
 
 
 @dataclass(frozen=True)

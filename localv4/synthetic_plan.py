@@ -22,6 +22,7 @@ from localv4.synthetic_config import (
     FULL_WIDTH,
     PRESETS,
     Preset,
+    Routing,
     Sizes,
     config_json,
     first_ratios,
@@ -66,6 +67,7 @@ class Request:
     full_width: bool
     mtp: bool | None
     sparse: bool
+    routing: Routing = "random"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class WritePlan:
         Ids of the tokens that a head should favour, int64.
     shards
         The tensors of each file, in order.
-    layout, full_width, sparse
+    layout, full_width, sparse, routing
         As asked for.
     """
 
@@ -94,6 +96,7 @@ class WritePlan:
     layout: Layout
     full_width: bool
     sparse: bool
+    routing: Routing
 
     @cached_property
     def tensor_bytes(self) -> int:
@@ -132,6 +135,9 @@ def make_write_plan(request: Request) -> WritePlan:
     if layout not in get_args(Layout):
         choices = ", ".join(get_args(Layout))
         raise InvalidInput(f"there is no layout {layout!r}; choose one of {choices}")
+    if request.routing not in get_args(Routing):
+        choices = ", ".join(get_args(Routing))
+        raise InvalidInput(f"there is no routing {request.routing!r}; choose one of {choices}")
     sizes = request.sizes or (FULL_WIDTH if request.full_width else PRESETS)[preset]
     text = config_json(preset, sizes, _ratios(request), request.dspark, _has_mtp(request))
     try:
@@ -144,7 +150,15 @@ def make_write_plan(request: Request) -> WritePlan:
     tokenizer_text, favoured = _vocabulary(config, request.full_width)
     shards = _shards(specs, config, layout)
     return WritePlan(
-        text, config, tokenizer_text, favoured, shards, layout, request.full_width, request.sparse
+        text,
+        config,
+        tokenizer_text,
+        favoured,
+        shards,
+        layout,
+        request.full_width,
+        request.sparse,
+        request.routing,
     )
 
 

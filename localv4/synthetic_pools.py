@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from localv4.config import ModelConfig
 from localv4.quant import bf16, e2m1, e4m3
+from localv4.synthetic_config import Routing
 from localv4.synthetic_draws import direction, generator, normal, uint16, uneven
+from localv4.synthetic_routing import COMMON, OWN, PREFERENCE_FACTOR, Topics
 from localv4.synthetic_weights import (
     CODE_SPREAD,
     NOVELTY,
@@ -62,13 +64,29 @@ class PooledWeights:
     seed
         Not negative. The same seed, sizes and favoured tokens give the same bytes.
     favoured
-        Ids of the tokens that the head likes best, which are what the model will say.
+        Ids of the tokens that the head likes best, which are what the model will say; ascending.
+    routing
+        Which experts tokens shall choose; see `synthesise`.
     """
 
-    def __init__(self, config: ModelConfig, seed: int, favoured: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        seed: int,
+        favoured: NDArray[np.int64],
+        routing: Routing = "random",
+    ) -> None:
         self._config = config
         self._seed = seed
         self._favoured = favoured
+        self._routing = routing
+        self._topics: Topics | None = None
+        self._own, self._common, self._preference = 1.0, SHARED_DIRECTION, _PREFERENCE
+        if routing == "skewed":
+            self._topics = Topics(len(favoured), config.hidden_size, seed)
+        if routing != "random":
+            self._own, self._common = OWN, COMMON
+            self._preference *= PREFERENCE_FACTOR
         self._pools: dict[tuple[object, ...], _Pool] = {}
 
     def pieces(self, spec: TensorSpec) -> Iterator[NDArray[Any]]:
@@ -99,7 +117,7 @@ class PooledWeights:
             spread = gain(spec.name) / math.sqrt(spec.shape[1])
             yield from self._sliced(spec, self._bf16_codes(0.0, spread))
         else:
-            yield random_tensor(spec, self._config, self._seed)
+            yield random_tensor(spec, self._config, self._seed, self._routing)
 
     def _place(self, name: str) -> int:
         return int(generator(name, self._seed).random_raw()) % _PERIOD
@@ -156,34 +174,45 @@ class PooledWeights:
         n_together = _PIECE // columns
         for first in range(0, n_rows, n_together):
             codes = self._along_direction(spec, first, min(n_together, n_rows - first))
-            if spec.name == "head.weight":
-                liked = self._favoured - first
-                liked = liked[(liked >= 0) & (liked < len(codes))]
-                if liked.size:
-                    codes[liked] = self._liked(codes[liked], first + liked)
+            begin, end = np.searchsorted(self._favoured, (first, first + len(codes)))
+            if begin < end:
+                words = np.arange(begin, end)
+                rows = self._favoured[begin:end] - first
+                change = self._liked if spec.name == "head.weight" else self._on_topic
+                codes[rows] = change(codes[rows], words)
             yield codes
 
     def _along_direction(self, spec: TensorSpec, first: int, n_rows: int) -> NDArray[np.uint16]:
         """Return noise with the shared direction in it; against it in the head, for all tokens."""
         columns = spec.shape[1]
         if spec.name == "embed.weight":
-            pool = self._bf16_codes(SHARED_DIRECTION, 1.0)
+            pool = self._bf16_codes(self._common, self._own)
         else:
-            pool = self._bf16_codes(-_PREFERENCE / columns, gain(spec.name) / math.sqrt(columns))
+            pool = self._bf16_codes(
+                -self._preference / columns, gain(spec.name) / math.sqrt(columns)
+            )
         codes = pool.at(self._place(spec.name) + first * columns, n_rows * columns)
         # A direction of -1 is a changed sign: a bit, and all the arithmetic that a gigabyte needs.
         signs = np.where(direction(self._seed, columns) < 0, _SIGN, np.uint16(0))
         return np.asarray(codes.reshape(n_rows, columns) ^ signs)
 
-    def _liked(self, codes: NDArray[np.uint16], ids: NDArray[np.int64]) -> NDArray[np.uint16]:
+    def _on_topic(self, codes: NDArray[np.uint16], words: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """Return embeddings of favoured tokens with what their topics have in common."""
+        if self._topics is None:
+            return codes
+        return bf16.encode(bf16.decode(codes) + self._topics.embeddings(words))
+
+    def _liked(self, codes: NDArray[np.uint16], words: NDArray[np.int64]) -> NDArray[np.uint16]:
         """Return rows of the head for favoured tokens: along the direction, against repetition."""
         columns = codes.shape[1]
         embedding = TensorSpec("embed.weight", (self._config.vocab_size, columns), ("BF16",))
         values = bf16.decode(codes)
-        values += np.float32(2 * _PREFERENCE / columns) * direction(self._seed, columns)
-        for row, token_id in zip(values, ids, strict=True):
+        values += np.float32(2 * self._preference / columns) * direction(self._seed, columns)
+        for row, token_id in zip(values, self._favoured[words], strict=True):
             own = bf16.decode(self._along_direction(embedding, int(token_id), 1))[0]
-            row -= np.float32(NOVELTY / columns) * own
+            row -= np.float32(NOVELTY / self._own / columns) * own
+        if self._topics is not None:
+            values += self._topics.head_rows(words)
         return bf16.encode(values)
 
     def _routing_table(self, spec: TensorSpec) -> NDArray[np.int64]:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from localv4.config import ModelConfig
 from localv4.quant import bf16, e2m1, e4m3
+from localv4.synthetic_config import Routing
 from localv4.synthetic_draws import RMS_UNEVEN, direction, generator, normal, uint16, uneven
+from localv4.synthetic_routing import COMMON, OWN, PREFERENCE_FACTOR, Topics, gate_bias
 from localv4.tensors import TensorSpec
 
 __all__ = [
@@ -67,12 +69,15 @@ _NORM_SPREAD = (1.0, 0.2)
 # favours these tokens along it: random text that a terminal can show. It also disfavours the token
 # it has just read, for otherwise greedy text soon repeats a single one.
 PRINTABLE = slice(2 + 0x20, 2 + 0x7F)
+_WORDS = np.arange(0x7F - 0x20)
 SHARED_DIRECTION = 0.5
 _PREFERENCE = 11.0
 NOVELTY = 8.0
 
 
-def random_tensor(spec: TensorSpec, config: ModelConfig, seed: int) -> NDArray[Any]:
+def random_tensor(
+    spec: TensorSpec, config: ModelConfig, seed: int, routing: Routing = "random"
+) -> NDArray[Any]:
     """Draw one tensor of the contract.
 
     Parameters
@@ -83,6 +88,8 @@ def random_tensor(spec: TensorSpec, config: ModelConfig, seed: int) -> NDArray[A
         The model's sizes.
     seed
         Not negative.
+    routing
+        "uniform" and "skewed" give other gate biases, embeddings and head.
 
     Returns
     -------
@@ -95,13 +102,17 @@ def random_tensor(spec: TensorSpec, config: ModelConfig, seed: int) -> NDArray[A
         return _routing_table(draw, spec.shape, config.n_routed_experts)
     if spec.name.endswith(".scale"):
         return _scales(draw, spec, config)
+    if routing == "uniform" and spec.name.endswith("gate.bias"):
+        return np.zeros(spec.shape, np.float32)
+    if routing == "skewed" and spec.name.endswith("gate.bias"):
+        return gate_bias(spec.name, spec.shape[0], config.num_experts_per_tok, seed)
     if dtype == "F8_E4M3":
         values = normal(draw, spec.shape) * uneven(draw, spec.shape)
         return e4m3.encode(values * np.float32(CODE_SPREAD["F8_E4M3"]))
     if dtype == "I8":
         values = normal(draw, (spec.shape[0], 2 * spec.shape[1]))
         return e2m1.pack(e2m1.encode(values * np.float32(CODE_SPREAD["I8"])))
-    values = _plain(draw, spec, seed)
+    values = _plain(draw, spec, seed, routing)
     return bf16.encode(values) if dtype == "BF16" else values
 
 
@@ -134,7 +145,7 @@ def _columns(spec: TensorSpec, config: ModelConfig, packed: bool) -> int:
     return spec.shape[1] * _BLOCK
 
 
-def _plain(draw: np.random.PCG64, spec: TensorSpec, seed: int) -> F32:
+def _plain(draw: np.random.PCG64, spec: TensorSpec, seed: int, routing: Routing) -> F32:
     """Draw a BF16 or F32 tensor."""
     values = normal(draw, spec.shape)
     if len(spec.shape) == 1 or spec.name.endswith("ape"):
@@ -144,16 +155,35 @@ def _plain(draw: np.random.PCG64, spec: TensorSpec, seed: int) -> F32:
         )
         return values * np.float32(deviation) + np.float32(mean)
     if spec.name == "embed.weight":
-        return values + np.float32(SHARED_DIRECTION) * direction(seed, spec.shape[1])
+        return _embeddings(values, seed, routing)
     columns = spec.shape[1]
     values *= np.float32(gain(spec.name) / math.sqrt(columns))
     if spec.name == "head.weight":
-        preference = np.full((spec.shape[0], 1), -_PREFERENCE / columns, dtype=np.float32)
-        preference[PRINTABLE] *= -1
-        values += preference * direction(seed, columns)
-        embeddings = normal(generator("embed.weight", seed), spec.shape)
-        values -= np.float32(NOVELTY / columns) * embeddings
+        _prefer(values, seed, routing)
     return values
+
+
+def _embeddings(values: F32, seed: int, routing: Routing) -> F32:
+    """Return embeddings with these numbers as their own parts."""
+    shared = direction(seed, values.shape[1])
+    if routing == "random":
+        return values + np.float32(SHARED_DIRECTION) * shared
+    values = np.float32(OWN) * values + np.float32(COMMON) * shared
+    if routing == "skewed":
+        values[PRINTABLE] += Topics(len(_WORDS), values.shape[1], seed).embeddings(_WORDS)
+    return values
+
+
+def _prefer(head: F32, seed: int, routing: Routing) -> None:
+    """Make a random head favour printable tokens, and nothing twice."""
+    rows, columns = head.shape
+    preference = _PREFERENCE * (1 if routing == "random" else PREFERENCE_FACTOR)
+    preferences = np.full((rows, 1), -preference / columns, dtype=np.float32)
+    preferences[PRINTABLE] *= -1
+    head += preferences * direction(seed, columns)
+    head -= np.float32(NOVELTY / columns) * normal(generator("embed.weight", seed), head.shape)
+    if routing == "skewed":
+        head[PRINTABLE] += Topics(len(_WORDS), columns, seed).head_rows(_WORDS)
 
 
 def gain(name: str) -> float:

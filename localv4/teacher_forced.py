@@ -47,7 +47,7 @@ class TeacherForced:
         """
         block = self._block(layer)
         inputs = float_array("x", x, (self._config.hidden_size,))
-        step = self._step(np.zeros(len(inputs), np.int64))
+        step = self._begin(layer, np.zeros(len(inputs), np.int64))
         workspace = self._model.workspaces.make(len(inputs), self._trained)
         program, cache, out = Program(), self._empty(layer), np.empty_like(inputs)
         recorded = block.attention.record(program, inputs, out, workspace)
@@ -66,7 +66,7 @@ class TeacherForced:
         """
         block = self._block(layer)
         inputs = float_array("x", x, (self._config.hidden_size,))
-        step = self._step(self._ids(ids, len(inputs)))
+        step = self._begin(layer, self._ids(ids, len(inputs)))
         workspace = self._model.workspaces.make(len(inputs), self._trained)
         program, out = Program(), np.empty_like(inputs)
         recorded = block.experts.record(program, inputs, out, workspace, lambda last: None)
@@ -85,7 +85,7 @@ class TeacherForced:
         """
         block = self._block(layer)
         states = float_array("h", hidden, (self._config.hc_mult, self._config.hidden_size))
-        step = self._step(self._ids(ids, len(states)))
+        step = self._begin(layer, self._ids(ids, len(states)))
         workspace = self._model.workspaces.make(len(states), self._trained)
         hidden = hidden_buffer(self._config, workspace)
         hidden[:] = states.reshape(hidden.shape)
@@ -102,7 +102,10 @@ class TeacherForced:
             raise InvalidInput(f"{tokens.size} ids were given for {count} tokens")
         return tokens
 
-    def _step(self, ids: I64) -> Step:
+    def _begin(self, layer: int, ids: I64) -> Step:
+        """Begin a chunk of one layer, whose weights are there then."""
+        self._model.store.begin(len(ids))
+        self._model.weights.wait(layer)
         return Step(ids, 0, self._trained, self._model.rope)
 
     def _empty(self, layer: int) -> LayerCache:

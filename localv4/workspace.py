@@ -94,6 +94,12 @@ class Workspace:
         """Run a program on the workspace's threads."""
         program.run(self.threads, self.seconds)
 
+    def clear(self) -> None:
+        """Let go of all buffers and programs, which know the workspace in their turn."""
+        self._recorded.clear()
+        self._buffers.clear()
+        self._lanes.clear()
+
     @property
     def n_bytes(self) -> int:
         """Bytes of all buffers so far."""
@@ -136,7 +142,8 @@ class Workspaces:
         single = n_tokens == 1
         kept = self._kept.get(single)
         if kept is None or kept.n_tokens != n_tokens or kept.trained != trained:
-            self._kept.pop(single, None)  # its memory is free before the next one's is taken
+            if kept is not None:
+                kept.clear()  # its memory is free before the next one's is taken
             kept = self._kept[single] = self.make(n_tokens, trained)
         kept.seconds = self.seconds
         return kept

@@ -65,11 +65,12 @@ def test_arguments_of_load_are_checked(
 def test_a_budget_too_small_names_one_that_is_not(folder: Path) -> None:
     with pytest.raises(OutOfBudget, match="needs at least") as caught:
         localv4.load(folder, memory="1MB")
-    smallest = str(caught.value).split("at least ")[1].split(" beside")[0].replace(" ", "")
+    smallest = str(caught.value).split("at least ")[1].split(";")[0].replace(" ", "")
     unit = {"MiB": 2**20, "GiB": 2**30}[smallest[-3:]]
     with localv4.load(folder, memory=round(float(smallest[:-3]) * unit * 1.2)) as engine:
-        assert engine.plan.total <= engine.plan.budget
-        assert engine.plan.kv + engine.plan.workspace + engine.plan.process == engine.plan.total
+        plan = engine.plan
+        weights = plan.dense + plan.head + plan.experts
+        assert weights + plan.kv + plan.workspace + plan.process == plan.total <= plan.budget
 
 
 def test_kv_state_stays_inside_the_budget(folder: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_restored_session_stays_inside_the_budget(
     mark = session.snapshot()
     session.reset()
     with monkeypatch.context() as smaller:
-        smaller.setattr(engine, "plan", replace(engine.plan, kv=session.kv_bytes))
+        smaller.setattr(engine, "plan", replace(engine.plan, kv_most=session.kv_bytes))
         with pytest.raises(OutOfBudget, match="the session needs"):
             session.restore(mark)
     assert session.position == 0

@@ -19,7 +19,7 @@ def test_the_workspace_of_a_chunk_at_full_width(preset: Preset, tmp_path: Path):
     folder = tmp_path / preset
     synthesise(folder, preset, full_width=True, sparse=True, n_layers=4)
     checkpoint = Checkpoint.open(folder)
-    model = Model(checkpoint, THREADS)
+    model = Model.mapped(checkpoint, THREADS)
     assert {block.attention.ratio for block in model.blocks} >= {4, 128}
     for trained in (False, True):
         workspace = model.workspaces.make(CHUNK_TOKENS, trained)

@@ -3,6 +3,7 @@ import errno
 import itertools
 import json
 import shutil
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -10,16 +11,20 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
+import localv4
 from localv4 import synthetic
 from localv4.checkpoint import Checkpoint
 from localv4.errors import InvalidInput, OutOfBudget
 from localv4.quant import bf16, dequantise
+from localv4.sampling import Sampler, SamplingParams
 from localv4.shard_writer import write_shard
 from localv4.synthetic import FULL_WIDTH, PRESETS, Preset, synthesise
 from localv4.synthetic_config import first_ratios
 from localv4.synthetic_draws import direction
 from localv4.synthetic_plan import Request, WritePlan, make_write_plan
 from localv4.synthetic_pools import PooledWeights
+from localv4.synthetic_routing import Topics, gate_bias
+from localv4.synthetic_weights import PRINTABLE
 from localv4.tensors import TensorSpec
 from localv4.tokenizer import Tokenizer
 from tests.released import released_config
@@ -39,6 +44,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 RECIPE_CODES = [98, 201, 94, 206, 213, 72]
 POOLED_CODES = [196, 163, 145, 74, 66, 73]
+RECIPE_CHECKSUMS = {
+    "embed.weight": 960726898,
+    "head.weight": 1277354823,
+    "layers.3.ffn.gate.bias": 2522218584,
+    "mtp.0.ffn.gate.bias": 2998813333,
+}
 RECIPE_EXPERTS = [[0, 2, 7], [0, 5, 2]]
 
 
@@ -94,6 +105,10 @@ def test_the_stream_of_a_seed_is_the_one_of_the_first_release(made: Path) -> Non
     with Checkpoint.open(made / "flash") as checkpoint:
         assert checkpoint.view("layers.2.attn.wq_a.weight")[0, :6].tolist() == RECIPE_CODES
         assert checkpoint.view("layers.0.ffn.gate.tid2eid")[:2].tolist() == RECIPE_EXPERTS
+        for name, checksum in RECIPE_CHECKSUMS.items():
+            assert zlib.crc32(checkpoint.view(name).tobytes()) == checksum
+    generation = json.loads((made / "flash" / "generation_config.json").read_text())
+    assert "localv4_routing" not in generation
 
 
 def test_shards_are_laid_out_like_the_releases(made: Path) -> None:
@@ -183,6 +198,7 @@ def test_sizes_and_ratios_may_be_chosen(tmp_path: Path) -> None:
             "head_dim - qk_rope_head_dim 36",
         ),
         ({"seed": -1}, "seed -1 is negative"),
+        ({"routing": "even"}, "no routing 'even'; choose one of random, uniform, skewed"),
         ({"layout": "x"}, "no layout 'x'; choose one of release, scattered, single"),
         ({"sizes": dataclasses.replace(PRESETS["flash"], vocab_size=2**22)}, "and more; choose"),
         ({"compress_ratios": ()}, "num_hidden_layers is 0"),
@@ -389,3 +405,146 @@ def test_a_disk_without_room_is_found_before_anything_is_written(
     with pytest.raises(OutOfBudget, match="149 GiB on a disk that keeps no holes and"):
         synthesise(tmp_path / "model", full_width=True, sparse=True)
     assert list(tmp_path.iterdir()) == []
+
+
+SKEWED_CHECKSUM = 2960888427
+SKEWED = ("embed.weight", "head.weight", "gate.bias")
+SHARES = {0.09: 0.50, 0.25: 0.80, 0.46: 0.95}
+
+
+def share_of_the_most_popular(chosen: np.ndarray[Any, Any], n_experts: int, part: float) -> float:
+    counts = np.sort(np.bincount(chosen.ravel(), minlength=n_experts))[::-1]
+    within = np.interp(part * n_experts, np.arange(n_experts + 1), [0, *np.cumsum(counts)])
+    return float(within / chosen.size)
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_skewed_routing_changes_few_tensors_and_says_so(
+    made: Path, tmp_path: Path, preset: Preset
+) -> None:
+    synthesise(tmp_path / "skewed", preset, routing="skewed")
+    with Checkpoint.open(made / preset) as one, Checkpoint.open(tmp_path / "skewed") as other:
+        assert one.tensors.keys() == other.tensors.keys()
+        for name in one.tensors:
+            same = np.array_equal(one.view(name), other.view(name))
+            assert same is not name.endswith(SKEWED), name
+    before, after = (
+        json.loads((folder / "generation_config.json").read_text())
+        for folder in (made / preset, tmp_path / "skewed")
+    )
+    assert after == before | {"localv4_routing": "skewed"}
+
+
+@pytest.mark.parametrize(("n_experts", "n_chosen"), [(256, 6), (384, 6), (128, 4), (1024, 8)])
+def test_the_biases_of_a_gate_give_the_published_shares(n_experts: int, n_chosen: int) -> None:
+    random = np.random.default_rng(0)
+    # The affinities that a gate's logits, normal with a deviation of 2.04, would give.
+    affinities = np.sqrt(np.log1p(np.exp(2.04 * random.standard_normal((2000, n_experts)))))
+    scores = affinities + gate_bias("layers.7.ffn.gate.bias", n_experts, n_chosen, 0)
+    chosen = np.argpartition(scores, -n_chosen, axis=1)[:, -n_chosen:]
+    for part, share in SHARES.items():
+        assert abs(share_of_the_most_popular(chosen, n_experts, part) - share) < 0.03
+
+
+def test_the_biases_of_a_seed_stay_as_they_are() -> None:
+    biases = gate_bias("layers.7.ffn.gate.bias", 256, 6, 3)
+    assert biases.dtype == np.float32
+    assert zlib.crc32(biases.tobytes()) == SKEWED_CHECKSUM
+    for other in (
+        gate_bias("layers.8.ffn.gate.bias", 256, 6, 3),
+        gate_bias("layers.7.ffn.gate.bias", 256, 6, 4),
+    ):
+        assert np.array_equal(np.sort(other), np.sort(biases))
+        popular = [set(np.argsort(values)[-23:]) for values in (biases, other)]
+        assert len(popular[0] & popular[1]) < 8
+    # However few experts there are, every bias is a number and no two ranks change places.
+    for n_experts, n_chosen in ((1, 1), (3, 3), (8, 3)):
+        assert np.isfinite(gate_bias("gate.bias", n_experts, n_chosen, 0)).all()
+
+
+@pytest.fixture(scope="module")
+def skewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers with gates of 128 experts, and a vocabulary of many tokens."""
+    folder = tmp_path_factory.mktemp("skewed") / "model"
+    sizes = dataclasses.replace(
+        PRESETS["flash"],
+        vocab_size=2048,
+        hidden_size=128,
+        n_routed_experts=128,
+        num_experts_per_tok=4,
+        num_hash_layers=0,
+    )
+    synthesise(folder, "flash", 1, (0, 4), sizes=sizes, mtp=False, routing="skewed")
+    return folder
+
+
+def test_a_skewed_checkpoint_chooses_by_the_published_shares(skewed: Path) -> None:
+    chosen: dict[int, np.ndarray[Any, Any]] = {}
+
+    def observe(name: str, layer: int, position: int, rows: np.ndarray[Any, Any]) -> None:
+        if name == "router_indices":
+            chosen[layer] = rows.copy()
+
+    ids = np.random.default_rng(0).permutation(2048)[:900]
+    with localv4.load(skewed, threads=2) as engine:
+        engine.session(900).prefill(ids, observe=observe)
+    for layer in (0, 1):
+        for part, share in SHARES.items():
+            assert abs(share_of_the_most_popular(chosen[layer], 128, part) - share) < 0.03
+    popular = [set(np.argsort(np.bincount(chosen[n].ravel(), minlength=128))[-12:]) for n in (0, 1)]
+    assert len(popular[0] & popular[1]) < 6
+
+
+def test_a_skewed_text_stays_with_its_experts_for_a_while(skewed: Path) -> None:
+    chosen: list[set[int]] = []
+    ids = [40]
+
+    def observe(name: str, layer: int, position: int, rows: np.ndarray[Any, Any]) -> None:
+        if name == "router_indices" and layer == 1:
+            chosen.append(set(rows[-1].tolist()))
+
+    sampler = Sampler(SamplingParams(seed=0))
+    with localv4.load(skewed, threads=2) as engine:
+        session = engine.session(300)
+        logits = session.prefill(ids)
+        for _ in range(250):
+            ids.append(sampler.sample(logits))
+            logits = session.decode(ids[-1], observe)
+    # Words of a topic are 32 that follow each other, from the first printable one.
+    topics = (np.array(ids) - PRINTABLE.start) // 32
+    assert np.mean(topics[1:] == topics[:-1]) > 0.6
+
+    alike: dict[bool, list[int]] = {True: [], False: []}
+    for i, j in itertools.combinations(range(250), 2):
+        if ids[1 + i] != ids[1 + j]:
+            alike[bool(topics[1 + i] == topics[1 + j])].append(len(chosen[i] & chosen[j]))
+    assert np.mean(alike[True]) > 1.2 * np.mean(alike[False])
+
+
+def test_skewed_pools_give_words_topics_and_gates_biases() -> None:
+    sizes = dataclasses.replace(
+        FULL_WIDTH["flash"], hidden_size=128, n_routed_experts=6, num_hash_layers=0
+    )
+    plan = plan_of(sizes=sizes, n_layers=1, routing="skewed")
+    pooled = PooledWeights(plan.config, 5, plan.favoured, plan.routing)
+    specs = {spec.name: spec for group in plan.shards.values() for spec in group}
+    (biases,) = pooled.pieces(specs["layers.0.ffn.gate.bias"])
+    assert np.array_equal(biases, gate_bias("layers.0.ffn.gate.bias", 6, 6, 5))
+    head, embedding = (
+        bf16.decode(np.concatenate([*pooled.pieces(specs[name])])[plan.favoured])
+        for name in ("head.weight", "embed.weight")
+    )
+    # A topic is 32 words. They are alike, and the head goes from one of them to another.
+    likeness = embedding[::32] @ embedding[1::32].T / (embedding[::32] ** 2).sum(1).mean()
+    assert 0.3 < np.diag(likeness).mean() < 0.5
+    assert abs(np.mean(likeness - np.diag(np.diag(likeness)))) < 0.1
+    unit = embedding / np.sqrt((embedding**2).mean(axis=1, keepdims=True))
+    after = unit[::32] @ head[1::32].T
+    assert np.diag(after).mean() - np.median(after) > 5
+
+
+def test_topics_cover_every_word() -> None:
+    topics = Topics(95, 64, 0)
+    words = np.arange(95)
+    assert topics.embeddings(words).shape == topics.head_rows(words).shape == (95, 64)
+    assert len(np.unique(topics.embeddings(words), axis=0)) == 3

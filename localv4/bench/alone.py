@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localv4.bench.footprint import matrices
+from localv4.bench.footprint import mapped_expert, matrices
 from localv4.bench.opened import Opened
 from localv4.bench.weight_kernels import activations
 from localv4.block import Block
@@ -71,7 +71,7 @@ class Alone:
             program.phase("experts")
             for number in range(n_experts):
                 count = n_rows // n_experts + int(number < n_rows % n_experts)
-                expert = block.experts.store.get(block.layer, number)
+                expert = mapped_expert(block, number)
                 for name in names if count else ():
                     self._add(program, name, getattr(expert, name), count)
         return program

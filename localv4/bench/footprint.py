@@ -8,10 +8,19 @@ from dataclasses import dataclass, fields, is_dataclass
 
 from localv4.bench.arena import stored_bytes
 from localv4.block import Block
+from localv4.experts import MappedExperts
 from localv4.kernels.matmul import Matrix
 from localv4.model import Model
+from localv4.weights import ExpertWeights
 
-__all__ = ["Footprint", "block_footprint", "head_footprint", "matrices", "routed_matrices"]
+__all__ = [
+    "Footprint",
+    "block_footprint",
+    "head_footprint",
+    "mapped_expert",
+    "matrices",
+    "routed_matrices",
+]
 
 
 @dataclass(frozen=True)
@@ -46,10 +55,16 @@ def matrices(weights: object, name: str = "") -> Iterator[tuple[str, Matrix]]:
             yield from matrices(getattr(weights, field.name), field.name)
 
 
+def mapped_expert(block: Block, number: int) -> ExpertWeights:
+    """Return one of a block's routed experts, of a model that is mapped."""
+    store = block.experts.store
+    assert isinstance(store, MappedExperts)
+    return store.get(block.layer, number)
+
+
 def routed_matrices(block: Block) -> list[Matrix]:
     """Return the matrices of the first num_experts_per_tok routed experts of a block."""
-    store, count = block.experts.store, block.config.num_experts_per_tok
-    experts = [store.get(block.layer, number) for number in range(count)]
+    experts = [mapped_expert(block, n) for n in range(block.config.num_experts_per_tok)]
     return [matrix for expert in experts for _, matrix in matrices(expert)]
 
 

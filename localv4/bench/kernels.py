@@ -18,7 +18,7 @@ from localv4.bench.weight_kernels import CASES, SLICES, measure_weights
 from localv4.errors import InvalidInput, LocalV4Error, OutOfBudget
 from localv4.kernels import tiers
 from localv4.kernels.threads import choose_threads, computing
-from localv4.memory import available_bytes
+from localv4.limits import available_bytes
 from localv4.settings import environment_with
 from localv4.sizes import format_bytes
 

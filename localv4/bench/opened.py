@@ -19,7 +19,7 @@ from localv4.errors import ContextOverflow
 from localv4.kernels.launch import Program
 from localv4.kernels.threads import choose_threads, computing
 from localv4.kv_cache import KVCache, LayerCache
-from localv4.memory import available_bytes
+from localv4.limits import available_bytes
 from localv4.model import Model
 from localv4.step import Step
 
@@ -48,7 +48,7 @@ class Opened:
     """
 
     def __init__(self, checkpoint: Checkpoint, threads: int, say: Callable[[str], None]) -> None:
-        self.model = Model(checkpoint, threads)
+        self.model = Model.mapped(checkpoint, threads)
         self.threads = threads
         self.n_bytes = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
         self.in_memory = self.n_bytes < available_bytes()

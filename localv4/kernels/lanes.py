@@ -22,6 +22,7 @@ from localv4.kernels.launch import Program, kernel
 from localv4.kernels.packing import FEWEST_HALVES, record_packing, room_for_blocks
 from localv4.kernels.rounding import fp8_blocks
 from localv4.kernels.walks import Walk, walk_for, walk_for_many
+from localv4.slots import private_memory
 
 __all__ = ["ARRANGERS", "Lanes", "aligned", "arrange", "packing_bytes"]
 
@@ -31,6 +32,7 @@ U16 = NDArray[np.uint16]
 I32 = NDArray[np.int32]
 U64 = NDArray[np.uint64]
 _BLOCK = 128
+_PRIVATE_BYTES = 2**20  # from which on memory must go back to the system when it is dropped
 # E4M3 values are whole multiples of 2**-9, doubled E2M1 values of 2**-1.
 _UNITS = np.float32(512)
 _UNIT = np.float32(2.0**-10)
@@ -41,6 +43,9 @@ _MIDDLE_BITS = _MIDDLE.view(np.int32)
 def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     """Return uninitialised memory that starts at a multiple of 64 bytes."""
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if n_bytes >= _PRIVATE_BYTES:
+        whole = np.frombuffer(private_memory(n_bytes, huge=False), np.uint8)
+        return whole[:n_bytes].view(dtype).reshape(shape)
     memory = np.empty(n_bytes + 64, np.uint8)
     start = -memory.__array_interface__["data"][0] % 64
     return memory[start : start + n_bytes].view(dtype).reshape(shape)
@@ -126,13 +131,18 @@ class Lanes:
     def take(self, program: Program, tokens: NDArray[np.int32], room: U8 | None = None) -> "Lanes":
         """Record the choice of some tokens, int32 [n]; later phases multiply with the result.
 
-        If they are packed, they are packed at the start of `room`, uint8 aligned to 64 bytes, or
-        in memory of their own where that is too small.
+        If they are packed, they are packed at the start of `room`, uint8 aligned to 64 bytes and of
+        `packed_bytes` at least, or in memory of their own if there is none.
         """
         blocks = _blocks(self.walk, tokens.size, self.memory.shape[1], room)
         chosen = replace(self, tokens=tokens, blocks=blocks)
         chosen._pack(program)
         return chosen
+
+    def packed_bytes(self, n_tokens: int) -> int:
+        """Return the bytes in which `take` packs so many tokens; 0 if it does not."""
+        shape = room_for_blocks(self.walk, n_tokens, self.memory.shape[1])
+        return 0 if shape is None else math.prod(shape)
 
     def _pack(self, program: Program) -> None:
         if self.blocks is not None:
@@ -145,8 +155,9 @@ def _blocks(walk: Walk, n_tokens: int, n_bytes: int, room: U8 | None = None) -> 
     if shape is None:
         return None
     size = math.prod(shape)
-    if room is None or room.size < size:
+    if room is None:
         return aligned(shape, np.uint8)
+    assert room.size >= size, (room.size, size)
     return room[:size].reshape(shape)
 
 

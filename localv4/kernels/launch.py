@@ -332,7 +332,7 @@ class Program:
         ----------
         part
             Of the model, for measurements: "projections", "attention", "indexer",
-            "compressor", "mhc", "gate", "experts", "head" or "other".
+            "compressor", "mhc", "gate", "shared", "experts", "head" or "other".
         """
         if self._phases and not self._phases[-1]:
             self._parts[-1] = part

@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 def test_a_token_needs_what_the_inventory_has(folder):
     with Checkpoint.open(folder) as checkpoint:
-        model, inventory = Model(checkpoint, 1), take_inventory(checkpoint)
+        model, inventory = Model.mapped(checkpoint, 1), take_inventory(checkpoint)
         parts = {part.name: part.nbytes for part in inventory.parts}
         config = model.config
         dense = parts["attention"] + parts["ffn"]

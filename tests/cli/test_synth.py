@@ -34,6 +34,17 @@ def test_the_seed_decides_the_bytes(command, tmp_path):
     assert written[0] != written[2]
 
 
+def test_skewed_routing_is_noted_in_the_checkpoint(command, tmp_path):
+    noted = []
+    for name, flags in (("plain", []), ("random", ["random"]), ("skewed", ["skewed"])):
+        folder = tmp_path / name
+        routing = ["--routing", *flags] if flags else []
+        assert command("synth", str(folder), "--compress-ratios", "0", *routing).code == 0
+        noted.append((folder / "generation_config.json").read_text())
+    assert noted[0] == noted[1]
+    assert json.loads(noted[2]) == json.loads(noted[0]) | {"localv4_routing": "skewed"}
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -53,6 +64,7 @@ def test_the_seed_decides_the_bytes(command, tmp_path):
         (["--layers", "2", "--compress-ratios", "0"], "both given"),
         (["--dspark", "--mtp"], "ask for one"),
         (["--preset", "huge"], "'flash', 'pro'"),
+        (["--routing", "even"], "'random', 'uniform', 'skewed'"),
     ],
 )
 def test_refusals(command, tmp_path, flags, words):

@@ -60,6 +60,7 @@ def test_every_kernel_runs_here_or_needs_vector_code():
         "amx_tile",
         "decode",
         "fp8_values",
+        "layer",
         "matmul",
         "packing",
         "peak",

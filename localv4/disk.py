@@ -1,0 +1,233 @@
+"""How fast a checkpoint's disk gives its experts, read at random and past the page cache.
+
+Some ways of reading are tried for half a second each; the best is kept in the cache folder, for
+whoever streams from that disk later.  Knows nothing of what the bytes mean.
+"""
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import random
+import secrets
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle, product
+from pathlib import Path
+from queue import SimpleQueue
+
+from localv4.checkpoint import Checkpoint
+from localv4.errors import DamagedCheckpoint
+from localv4.expert_records import ExpertRecords, Run
+from localv4.reads import Read, Readers, ShardFiles
+from localv4.settings import cache_folder
+from localv4.slots import PAGE, Slots
+from localv4.untrusted import read_object
+
+__all__ = [
+    "DiskProfile",
+    "DiskTry",
+    "best_try",
+    "load_disk_profile",
+    "measure_disk",
+    "save_disk_profile",
+]
+
+_log = logging.getLogger(__name__)
+_WAYS = ((True, 1), (True, 2), (True, 4), (False, 2), (False, 4))  # direct, readers
+_ROUNDS = 2  # apart in time, as disks have good and bad seconds
+_IN_FLIGHT = 6  # experts asked for at a time: as many as a layer of the releases may miss
+_TOTAL_S = 6.0  # after which no further way is tried: the disk is slow in all of them
+_BUFFERED_GAIN = 1.1  # buffered reads keep a core busy, so they must be worth it
+_READER_GAIN = 1.03
+_PROFILE_BYTES = 2**12
+_MOST_READERS = 64
+
+
+@dataclass(frozen=True)
+class DiskProfile:
+    """The best way to read experts from a disk.
+
+    Attributes
+    ----------
+    direct
+        Past the page cache.
+    readers
+        Threads.
+    bytes_per_s
+        What they reached.
+    measured
+        When.
+    """
+
+    direct: bool
+    readers: int
+    bytes_per_s: float
+    measured: datetime.date
+
+
+@dataclass(frozen=True)
+class DiskTry:
+    """What one way of reading reached; see `DiskProfile`."""
+
+    direct: bool
+    readers: int
+    bytes_per_s: float
+
+
+def measure_disk(checkpoint: Checkpoint, seconds: float = 0.5) -> list[DiskTry]:
+    """Read experts at random in some ways.
+
+    Parameters
+    ----------
+    checkpoint
+        Its experts are read from their files, past its maps.
+    seconds
+        Of each way.
+
+    Returns
+    -------
+    At least one; direct ones are left out where the file system refuses direct reads.
+
+    Raises
+    ------
+    DamagedCheckpoint
+        A shard cannot be read.
+    """
+    records = ExpertRecords(checkpoint)
+    # no expert twice, as far as there are enough: a disk has a cache of its own
+    following = cycle(_shuffled(checkpoint))
+    slots = Slots(_IN_FLIGHT, records.slot_bytes)
+    slots.memory[::PAGE] = 0  # so that the first way does not pay for the memory
+    speeds: dict[tuple[bool, int], list[float]] = {}
+    refused, began_s = False, time.perf_counter()
+    for direct, n_readers in _WAYS * _ROUNDS:
+        if speeds and (time.perf_counter() - began_s > _TOTAL_S or (direct and refused)):
+            continue
+        files = ShardFiles(checkpoint.path, records.shards, direct)
+        readers = Readers(files, n_readers)
+        try:
+            speed = _speed(readers, records, following, slots, seconds / _ROUNDS)
+            refused |= direct and not files.direct
+            way = files.direct, n_readers
+            speeds.setdefault(way, []).append(speed)
+        finally:
+            if readers.close():
+                files.close()
+    return [DiskTry(*way, statistics.mean(found)) for way, found in speeds.items()]
+
+
+def best_try(tries: Sequence[DiskTry]) -> DiskProfile:
+    """Return the way to prefer: direct before buffered, few readers before many, if as good."""
+    best = tries[0]
+    for tried in tries[1:]:
+        is_costlier = best.direct and not tried.direct
+        gain = _BUFFERED_GAIN if is_costlier else _READER_GAIN
+        if tried.bytes_per_s > gain * best.bytes_per_s:
+            best = tried
+    today = datetime.datetime.now(datetime.UTC).date()
+    return DiskProfile(best.direct, best.readers, best.bytes_per_s, today)
+
+
+def _shuffled(checkpoint: Checkpoint) -> list[tuple[int, int]]:
+    """Return layer and number of all experts of the body."""
+    config = checkpoint.config
+    keys = [*product(range(config.num_hidden_layers), range(config.n_routed_experts))]
+    random.Random(0).shuffle(keys)
+    return keys
+
+
+def _speed(
+    readers: Readers,
+    records: ExpertRecords,
+    experts: Iterator[tuple[int, int]],
+    slots: Slots,
+    seconds: float,
+) -> float:
+    """Return the bytes/s that readers reach while some experts are always asked for."""
+    landed: SimpleQueue[Read] = SimpleQueue()
+
+    def ask(slot: int) -> None:
+        layer, expert = next(experts)
+        if not readers.files.direct:
+            _drop_cached(readers.files.folder, records.runs(layer, expert))
+        readers.submit(slot, records.pieces(layer, expert, slots.view(slot)), landed)
+
+    began_s = time.perf_counter()
+    for slot in range(slots.n_slots):
+        ask(slot)
+    while True:
+        read = landed.get()
+        if read.error is not None:
+            raise read.error
+        taken_s = time.perf_counter() - began_s
+        if taken_s >= seconds:
+            return readers.bytes_read / taken_s
+        ask(read.key)
+
+
+def _drop_cached(folder: Path, runs: Sequence[Run]) -> None:
+    """Let the page cache forget an expert: it is the disk that is measured."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for run in runs:
+        with contextlib.suppress(OSError):
+            file = os.open(folder / run.shard, os.O_RDONLY)
+            try:
+                os.posix_fadvise(file, run.offset, run.n_bytes, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(file)
+
+
+def _profile_file(shard: Path) -> Path | None:
+    """Return where the profile of a shard's disk is kept; None if there is no such shard."""
+    try:
+        device = shard.stat().st_dev
+    except OSError:
+        return None
+    return cache_folder() / f"disk-{os.major(device)}-{os.minor(device)}.json"
+
+
+def save_disk_profile(profile: DiskProfile, shard: Path) -> None:
+    """Keep a profile for the disk that holds a shard.
+
+    Raises
+    ------
+    OSError
+        The cache folder cannot be written.
+    """
+    file = _profile_file(shard)
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    values = asdict(profile) | {"measured": profile.measured.isoformat()}
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    partial.replace(file)
+
+
+def load_disk_profile(shard: Path) -> DiskProfile | None:
+    """Return what was kept for the disk that holds a shard; None if that is nothing of use."""
+    file = _profile_file(shard)
+    if file is None:
+        return None
+    try:
+        values = read_object(file, _PROFILE_BYTES)
+        return None if values is None else _checked(values)
+    except (DamagedCheckpoint, ValueError, TypeError, KeyError) as error:
+        _log.warning("%s is damaged and not used (%s); localv4 doctor makes it anew", file, error)
+        return None
+
+
+def _checked(values: dict[str, object]) -> DiskProfile:
+    """Return a profile from JSON; raise ValueError, TypeError or KeyError for what is none."""
+    direct, readers, speed = values["direct"], values["readers"], values["bytes_per_s"]
+    if type(direct) is not bool or type(readers) is not int or not isinstance(speed, int | float):
+        raise ValueError("a value is of another type")
+    if not (1 <= readers <= _MOST_READERS and 0 < speed < float("inf")):
+        raise ValueError("a value is out of range")
+    measured = datetime.date.fromisoformat(str(values["measured"]))
+    return DiskProfile(direct, readers, float(speed), measured)

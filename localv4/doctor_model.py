@@ -1,0 +1,173 @@
+"""The doctor's look at a model's files: are they all there and sound, and on what disk.
+
+Knows nothing of speeds but the disk's.
+"""
+
+import contextlib
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from localv4.checkpoint import Checkpoint
+from localv4.checkpoint_index import list_tensors
+from localv4.config import ModelConfig
+from localv4.disk import (
+    DiskProfile,
+    best_try,
+    measure_disk,
+    save_disk_profile,
+)
+from localv4.errors import DamagedCheckpoint, LocalV4Error
+from localv4.findings import Finding, note, ok, problem
+from localv4.inventory import Inventory
+from localv4.mounts import mount_of, read_mounts
+from localv4.sizes import format_bytes
+from localv4.speed import Routing
+from localv4.untrusted import read_object
+
+__all__ = [
+    "check_absent",
+    "check_checkpoint",
+    "check_disk",
+    "check_file_system",
+    "read_config",
+    "routing_of",
+]
+
+_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "beegfs", "gpfs", "afs")
+_GENERATION_CONFIG_BYTES = 2**20
+_NAMED = 3  # missing shards
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read a config.json, or that of a folder.
+
+    Raises
+    ------
+    ModelNotFound, DamagedCheckpoint, UnsupportedModel
+        As `ModelConfig.from_folder`.
+    """
+    if path.is_dir():
+        return ModelConfig.from_folder(path)
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    return ModelConfig.from_json(text, str(path))
+
+
+def routing_of(path: Path) -> Routing:
+    """Return how choices spread over experts: as a synthetic checkpoint says, else skewed.
+
+    Raises
+    ------
+    DamagedCheckpoint
+        generation_config.json says something else, or is no JSON.
+    """
+    file = (path if path.is_dir() else path.parent) / "generation_config.json"
+    values = read_object(file, _GENERATION_CONFIG_BYTES) or {}
+    match values.get("localv4_routing", "skewed"):
+        case "skewed":
+            return "skewed"
+        case "uniform":
+            return "uniform"
+        case other:
+            raise DamagedCheckpoint(
+                f"{file} has localv4_routing {other!r}; make it skewed or uniform"
+            )
+
+
+def check_absent(inventory: Inventory) -> Finding:
+    """Look at a model of which only the config is here."""
+    n_bytes, free = inventory.total.nbytes, shutil.disk_usage(Path.cwd()).free
+    fits = "" if n_bytes < free else ", too little for it"
+    return note(
+        "checkpoint",
+        f"only its config is here; the weights are {format_bytes(n_bytes)}, and this folder's disk "
+        f"has {format_bytes(free)} free{fits}",
+        complete=False,
+        total_bytes=n_bytes,
+        free_bytes=free,
+    )
+
+
+def check_checkpoint(folder: Path) -> tuple[list[Finding], Checkpoint | None]:
+    """Open a checkpoint, which checks every header; None if it can't be opened."""
+    try:
+        checkpoint = Checkpoint.open(folder)
+    except LocalV4Error as error:
+        missing, count = _missing_shards(folder)
+        text = str(error)
+        if missing:
+            named = ", ".join(missing[:_NAMED]) + (" ..." if len(missing) > _NAMED else "")
+            text = f"{len(missing)} of {count} shards are missing ({named}): download them"
+        return [problem("checkpoint", text, complete=False, missing=missing)], None
+    shards = {tensor.shard for tensor in checkpoint.tensors.values()}
+    n_bytes = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    found = [
+        ok(
+            "checkpoint",
+            f"complete: {len(shards)} shards, {len(checkpoint.tensors):,} tensors, "
+            f"{format_bytes(n_bytes)}, all headers sound",
+            complete=True,
+            shards=len(shards),
+            tensors=len(checkpoint.tensors),
+            total_bytes=n_bytes,
+        )
+    ]
+    if not (folder / "tokenizer.json").is_file():
+        text = "no tokenizer.json, so that it takes and gives ids only; add the release's"
+        found.append(note("tokenizer", text))
+    return found, checkpoint
+
+
+def _missing_shards(folder: Path) -> tuple[list[str], int]:
+    """Return the listed shards that are not there, and how many are listed."""
+    try:
+        names = sorted(set(list_tensors(folder).shard_of.values()))
+    except LocalV4Error:
+        return [], 0
+    return [name for name in names if not (folder / name).is_file()], len(names)
+
+
+def _a_shard(checkpoint: Checkpoint) -> Path:
+    return (checkpoint.path / next(iter(checkpoint.tensors.values())).shard).resolve()
+
+
+def check_file_system(checkpoint: Checkpoint) -> list[Finding]:
+    """Look at what the shards are stored on."""
+    shard = _a_shard(checkpoint)
+    mount = mount_of(shard, read_mounts())
+    if mount is None:
+        return []
+    figures = {"kind": mount.kind, "mount": mount.point}
+    text = f"{mount.kind} at {mount.point}"
+    if mount.kind in _NETWORK:
+        return [note("file system", f"{text}, a network's: copy the model to a disk", **figures)]
+    if mount.kind.startswith("fuse") or mount.kind == "virtiofs":
+        return [note("file system", f"{text}, which another program serves: slower", **figures)]
+    return [ok("file system", text, **figures)]
+
+
+def check_disk(checkpoint: Checkpoint, seconds: float) -> tuple[Finding, DiskProfile | None]:
+    """Measure the disk and keep the result; None if it can't be read."""
+    try:
+        tries = measure_disk(checkpoint, seconds)
+    except DamagedCheckpoint as error:
+        return problem("disk", str(error)), None
+    profile = best_try(tries)
+    text = f"{profile.bytes_per_s / 1e9:.3g} GB/s for experts at random, {_way_words(profile)}"
+    figures = {
+        "bytes_per_s": profile.bytes_per_s,
+        "direct": profile.direct,
+        "readers": profile.readers,
+        "tries": [asdict(tried) for tried in tries],
+    }
+    with contextlib.suppress(OSError):  # the cache folder's own finding says so
+        save_disk_profile(profile, _a_shard(checkpoint))
+    if not profile.direct and not any(tried.direct for tried in tries):
+        text += "; direct reads are refused there, and these keep a core busy"
+        return note("disk", text, **figures), profile
+    return ok("disk", text, **figures), profile
+
+
+def _way_words(profile: DiskProfile) -> str:
+    readers = "1 reader" if profile.readers == 1 else f"{profile.readers} readers"
+    return f"{readers}, {'direct' if profile.direct else 'buffered'}"
