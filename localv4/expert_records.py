@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from localv4.checkpoint import Checkpoint, TensorInfo, refuse_non_finite, view_tensor
 from localv4.config import ModelConfig
-from localv4.reads import Piece, piece_bytes, split
+from localv4.shard_files import Piece, piece_bytes, split
 from localv4.slots import PAGE, up
 from localv4.tensors import ScaleDtype, expert_tensors
 from localv4.weights import ExpertWeights, bind_expert

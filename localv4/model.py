@@ -92,10 +92,11 @@ class Model:
         computation with this model overwrites it.
         """
         workspace = self.workspaces.get(step.n_tokens, step.trained)
+        embedded = self.embed(step.ids)  # its small reads go before those of experts
         self.begin(step)
         hidden = hidden_buffer(self.config, workspace)
         copies = hidden.reshape(step.n_tokens, self.config.hc_mult, -1)
-        copies[:] = self.embed(step.ids)[:, None]
+        copies[:] = embedded[:, None]
         step.note("h", 0, copies)
         for block in self.blocks:
             self.weights.wait(block.layer)

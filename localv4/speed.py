@@ -37,10 +37,11 @@ Small arithmetic between the products took 5 to 8% of a step on two cores (bench
 decode: "of the products with weights alone"), and a reader reaches 93 to 97% of the disk's best.
 """
 
-LAYER_S = 0.0004
+LAYER_S = 0.0006
 """Seconds that a layer costs besides, on any machine: what does not spread over more cores.
 
-On 16 vCPUs 16 layers took 9 ms more than their products alone (benchmarks/README.md).
+On 16 vCPUs 16 layers took 9 ms more than their products alone (benchmarks/README.md); asking
+for experts takes some tenths of a millisecond a layer.
 """
 
 MORE_MEMORY_BYTES = 16 * 2**30
@@ -76,6 +77,7 @@ _HASH_SHARE = 3 / 43
 # An expert of a hash layer is chosen as often as one of the others at 30% of their ranks: with
 # fewer slots it is evicted before it is chosen again, with more it stays.
 _HASH_FROM, _HASH_ALL = 0.2, 0.4
+_USEFUL = 0.8  # of what is read ahead; the rest was named in vain
 _STEP = 1.01  # of a rate, for its derivative
 
 
@@ -101,6 +103,9 @@ class Work:
         From the last layer to logits, BF16.
     n_products
         Weights that a token is multiplied with, without the head.
+    foreseen
+        Share of missing experts that the next layer's gate names a layer ahead: 46% are published
+        for the trained model and its first four.
     """
 
     layers: int
@@ -114,6 +119,7 @@ class Work:
     beside_bytes: int
     head_bytes: int
     n_products: int
+    foreseen: float = 0.46
 
     @property
     def hash_share(self) -> float:
@@ -270,13 +276,16 @@ def _experts_s(work: Work, rates: Rates, misses: int) -> float:
 
     Either the CPU is busy all the time, or it waits for the first read, or for the last one and
     computes that expert then; between these no wait is longer, as reads land at even intervals.
+    Some are foreseen by the layer before: they are read during the dense part, as many as fit.
     """
     beside_s, expert_s = _beside_s(work, rates), _expert_s(work, rates)
     busy_s = beside_s + work.experts_per_token * expert_s
     if not misses:
         return busy_s
     read_s = work.expert_bytes / rates.disk
-    return max(busy_s, read_s + misses * expert_s, misses * read_s + expert_s)
+    ahead = min(work.foreseen * misses, _USEFUL * _dense_s(work, rates) / read_s)
+    left = misses - ahead
+    return max(busy_s, min(left, 1.0) * read_s + misses * expert_s, left * read_s + expert_s)
 
 
 def _hash_layers_s(work: Work, rates: Rates, hit_rate: float) -> float:

@@ -12,7 +12,8 @@ from localv4.dense import DenseWeights, dense_names
 from localv4.disk import load_disk_profile
 from localv4.limits import resident
 from localv4.memory import MemoryPlan
-from localv4.reads import Readers, ShardFiles
+from localv4.reads import Readers
+from localv4.shard_files import ShardFiles
 from localv4.stats import Stats
 from localv4.streaming import StreamedExperts, fewest_slots
 

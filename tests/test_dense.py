@@ -14,7 +14,8 @@ import localv4.reads
 from localv4.checkpoint import Checkpoint
 from localv4.dense import DenseWeights, MappedWeights, dense_bytes, dense_names
 from localv4.errors import DamagedCheckpoint, LocalV4Error
-from localv4.reads import Piece, ShardFiles, join_for
+from localv4.reads import join_for
+from localv4.shard_files import Piece, ShardFiles
 from localv4.slots import PAGE
 from tests.small_checkpoints import make_small
 

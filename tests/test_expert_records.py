@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import localv4.reads
+import localv4.shard_files
 from localv4.checkpoint import Checkpoint
 from localv4.errors import DamagedCheckpoint
 from localv4.expert_records import ExpertRecords
-from localv4.reads import ShardFiles
+from localv4.shard_files import ShardFiles
 from localv4.slots import PAGE, Slots
 from localv4.synthetic import Layout, Preset
 from localv4.weights import ExpertWeights, bind_expert
@@ -49,7 +49,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path):
 def test_every_expert_in_a_slot(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(localv4.reads, "_PIECE_BYTES", most)
+    monkeypatch.setattr(localv4.shard_files, "_PIECE_BYTES", most)
     records, config = ExpertRecords(checkpoint), checkpoint.config
     files = ShardFiles(checkpoint.path, records.shards)
     slots = Slots(2, records.slot_bytes)

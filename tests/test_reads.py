@@ -18,8 +18,10 @@ import pytest
 from numpy.typing import NDArray
 
 import localv4.reads
+import localv4.shard_files
 from localv4.errors import DamagedCheckpoint, LocalV4Error
-from localv4.reads import Piece, Read, Readers, ShardFiles, Wait, join_for, piece_bytes, split
+from localv4.reads import Read, Readers, Wait, join_for
+from localv4.shard_files import Piece, ShardFiles, piece_bytes, split
 from localv4.slots import PAGE, private_memory
 
 U8 = NDArray[np.uint8]
@@ -84,14 +86,14 @@ def test_bytes_land_where_they_lie_in_a_page(
     files: ShardFiles, monkeypatch: pytest.MonkeyPatch, offset: int, n_bytes: int
 ) -> None:
     for most in (PAGE, 2 * PAGE, 2**22):
-        monkeypatch.setattr(localv4.reads, "_PIECE_BYTES", most)
+        monkeypatch.setattr(localv4.shard_files, "_PIECE_BYTES", most)
         assert read(files, "b", offset, n_bytes) == CONTENT[offset : offset + n_bytes]
 
 
 def test_pieces_are_whole_pages_of_the_file_and_of_the_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(localv4.reads, "_PIECE_BYTES", 2 * PAGE)
+    monkeypatch.setattr(localv4.shard_files, "_PIECE_BYTES", 2 * PAGE)
     generator = random.Random(1)
     for _ in range(300):
         offset, n_bytes = generator.randrange(9 * PAGE), generator.randrange(1, 9 * PAGE)

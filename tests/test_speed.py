@@ -36,6 +36,7 @@ WORK = Work(
     beside_bytes=4_000,
     head_bytes=6_000,
     n_products=100_000,
+    foreseen=0.0,
 )
 RATES = Rates(fp4=2e3, fp8=1e4, bf16=4e3, disk=1e3, flops=1e6)
 
@@ -76,6 +77,17 @@ def test_reads_of_hash_layers_begin_with_the_token():
     assert estimate(hashed, slow, 1.0) == estimate(WORK, slow, 1.0)
     for hit_rate in (0.0, 0.5, 0.9):
         assert estimate(hashed, slow, hit_rate).token_s < estimate(WORK, slow, hit_rate).token_s
+
+
+def test_foreseen_experts_are_read_during_the_dense_part():
+    # a layer's dense part takes 1.5 s, a read 0.5 s: 2.4 useful ones fit; 3 missing, half foreseen
+    slow, foreseen = replace(RATES, disk=2000.0), replace(WORK, foreseen=0.5)
+    gain_s = estimate(WORK, slow, 0.0).token_s - estimate(foreseen, slow, 0.0).token_s
+    assert gain_s == 0  # computing takes longer than reading here
+    slow = replace(RATES, disk=1e3, fp4=1e6)
+    gain_s = estimate(WORK, slow, 0.0).token_s - estimate(foreseen, slow, 0.0).token_s
+    reads = min(0.5 * 3, 0.8 * 1.5 / 1.0)
+    assert gain_s == pytest.approx((1 + OVERHEAD) * 4 * reads)
 
 
 def test_experts_of_base_checkpoints_are_fp8():

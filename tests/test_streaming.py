@@ -20,7 +20,8 @@ import pytest
 from localv4.checkpoint import Checkpoint
 from localv4.errors import DamagedCheckpoint, LocalV4Error
 from localv4.expert_records import ExpertRecords
-from localv4.reads import Piece, Read, Readers, ShardFiles
+from localv4.reads import Read, Readers
+from localv4.shard_files import Piece, ShardFiles
 from localv4.streaming import StreamedExperts, fewest_slots
 from localv4.weights import ExpertWeights, bind_expert
 from tests.small_checkpoints import make_small
@@ -390,7 +391,10 @@ class Interrupter:
     None for no line.  Counts how often each is run.
     """
 
-    FILES = ("streaming.py", "reads.py", "expert_records.py", "slots.py")
+    FILES = (
+        "streaming.py", "streamed_loan.py", "slot_books.py", "reads.py", "shard_files.py",
+        "expert_records.py", "slots.py",
+    )  # fmt: skip
 
     def __init__(self, line: str | None, number: int) -> None:
         self.counts = Counter[str]()

@@ -25,7 +25,7 @@ import localv4.reads
 from localv4.checkpoint import Checkpoint
 from localv4.dense import DenseWeights
 from localv4.errors import DamagedCheckpoint, LocalV4Error
-from localv4.reads import Piece, ShardFiles
+from localv4.shard_files import Piece, ShardFiles
 from localv4.synthetic import Layout, Preset
 from tests.conftest import ROOT
 from tests.golden_models import golden_models

@@ -289,9 +289,10 @@ class _Run:
         model.workspaces.seconds = seconds
         asked = self._store.asked.copy()
         workspace = model.workspaces.get(1, True)
+        embedded = model.embed(step.ids)
         model.begin(step)
         hidden = hidden_buffer(model.config, workspace)
-        hidden.reshape(1, model.config.hc_mult, -1)[:] = model.embed(step.ids)[:, None]
+        hidden.reshape(1, model.config.hc_mult, -1)[:] = embedded[:, None]
         for block in model.blocks:
             before = time.perf_counter(), seconds.get("experts", 0.0), counters.wait_s
             block.forward(self._cache.layers[block.layer], step, workspace)
