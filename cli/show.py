@@ -16,7 +16,6 @@ from localv4.sizes import format_bytes
 
 if TYPE_CHECKING:
     from localv4.checkpoint import Checkpoint
-    from localv4.config import ModelConfig
     from localv4.inventory import Inventory
 
 __all__ = ["show"]
@@ -55,7 +54,9 @@ def show(
             inventory = take_inventory(checkpoint)
             listed = list(_tensors(checkpoint)) if tensors else []
     else:
-        inventory = take_inventory(_config(file))
+        from localv4.config import ModelConfig
+
+        inventory = take_inventory(ModelConfig.from_path(file))
         listed = list(_expected_tensors(inventory)) if tensors else []
     if as_json:
         _print_json(file, inventory, listed if tensors else None, output)
@@ -65,16 +66,6 @@ def show(
             if number == 0:
                 output.line("")
             output.line(" ".join(str(value) for value in row.values()))
-
-
-def _config(path: Path) -> "ModelConfig":
-    from localv4.config import ModelConfig
-
-    if path.is_dir():
-        return ModelConfig.from_folder(path)
-    # What is not UTF-8 is not JSON either, and is refused as such.
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    return ModelConfig.from_json(text, str(path))
 
 
 def _tensors(checkpoint: "Checkpoint") -> Iterator[dict[str, Any]]:

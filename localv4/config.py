@@ -152,6 +152,21 @@ class ModelConfig:
             )
         return _from_object(values, str(file))
 
+    @classmethod
+    def from_path(cls, path: Path) -> "ModelConfig":
+        """Read and validate a config.json, or that of a folder.
+
+        Raises
+        ------
+        ModelNotFound, DamagedCheckpoint, UnsupportedModel
+            As :meth:`from_folder`.
+        """
+        if path.is_dir():
+            return cls.from_folder(path)
+        # What is not UTF-8 is not JSON either, and is refused as such.
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        return cls.from_json(text, str(path))
+
     def layer_kind(self, layer: int) -> LayerKind:
         """Attention kind of a layer; `num_hidden_layers` names the MTP block."""
         if layer == self.num_hidden_layers:

@@ -24,6 +24,7 @@ from localv4.reads import CLOSING_S, Wait, join_for
 from localv4.shard_files import ShardFiles, closed, piece_bytes, split
 from localv4.slots import PAGE, give_back, private_memory, up
 from localv4.tensors import ScaleDtype
+from localv4.weights import WeightSource
 
 __all__ = ["DenseWeights", "MappedWeights", "ModelWeights", "dense_bytes", "dense_names"]
 
@@ -35,26 +36,8 @@ _N_THREADS = 2
 _WORTH_ASKING_BYTES = 2**28
 
 
-class ModelWeights(Protocol):
-    """What a model binds its weights from: a `WeightSource` that says when they are there."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model."""
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Every tensor by name."""
-
-    @property
-    def scale_dtype(self) -> ScaleDtype:
-        """Dtype of all scales."""
-
-    def view(self, name: str) -> NDArray[Any]:
-        """Return a tensor where it lies."""
-
-    def check_finite(self, name: str) -> None:
-        """Raise DamagedCheckpoint for NaN or infinity."""
+class ModelWeights(WeightSource, Protocol):
+    """What a model binds its weights from: a source that says when they are there."""
 
     def wait(self, group: int) -> None:
         """Wait until the weights of a layer are there; -1 is the head."""

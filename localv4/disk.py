@@ -34,7 +34,9 @@ __all__ = [
     "best_try",
     "load_disk_profile",
     "measure_disk",
+    "reading_speed",
     "save_disk_profile",
+    "shuffled_experts",
 ]
 
 _log = logging.getLogger(__name__)
@@ -100,7 +102,7 @@ def measure_disk(checkpoint: Checkpoint, seconds: float = 0.5) -> list[DiskTry]:
     """
     records = ExpertRecords(checkpoint)
     # no expert twice, as far as there are enough: a disk has a cache of its own
-    following = cycle(_shuffled(checkpoint))
+    following = cycle(shuffled_experts(checkpoint))
     slots = Slots(_IN_FLIGHT, records.slot_bytes)
     slots.memory[::PAGE] = 0  # so that the first way does not pay for the memory
     speeds: dict[tuple[bool, int], list[float]] = {}
@@ -111,7 +113,7 @@ def measure_disk(checkpoint: Checkpoint, seconds: float = 0.5) -> list[DiskTry]:
         files = ShardFiles(checkpoint.path, records.shards, direct)
         readers = Readers(files, n_readers)
         try:
-            speed = _speed(readers, records, following, slots, seconds / _ROUNDS)
+            speed = reading_speed(readers, records, following, slots, seconds / _ROUNDS)
             refused |= direct and not files.direct
             way = files.direct, n_readers
             speeds.setdefault(way, []).append(speed)
@@ -136,7 +138,7 @@ def best_try(tries: Sequence[DiskTry]) -> DiskProfile:
     return DiskProfile(best.direct, best.readers, best.bytes_per_s, today)
 
 
-def _shuffled(checkpoint: Checkpoint) -> list[tuple[int, int]]:
+def shuffled_experts(checkpoint: Checkpoint) -> list[tuple[int, int]]:
     """Return layer and number of all experts of the body."""
     config = checkpoint.config
     keys = [*product(range(config.num_hidden_layers), range(config.n_routed_experts))]
@@ -144,14 +146,17 @@ def _shuffled(checkpoint: Checkpoint) -> list[tuple[int, int]]:
     return keys
 
 
-def _speed(
+def reading_speed(
     readers: Readers,
     records: ExpertRecords,
     experts: Iterator[tuple[int, int]],
     slots: Slots,
     seconds: float,
 ) -> float:
-    """Return the bytes/s that readers reach while some experts are always asked for."""
+    """Return the bytes/s that readers reach while an expert for each slot is always asked for.
+
+    Nothing is being read afterwards.
+    """
     landed: SimpleQueue[Read] = SimpleQueue()
 
     def ask(slot: int) -> None:
@@ -160,17 +165,21 @@ def _speed(
             _drop_cached(readers.files.folder, records.runs(layer, expert))
         readers.submit(slot, records.pieces(layer, expert, slots.view(slot)), landed)
 
-    began_s = time.perf_counter()
+    before, began_s = readers.bytes_read, time.perf_counter()
     for slot in range(slots.n_slots):
         ask(slot)
-    while True:
+    speed, outstanding = 0.0, slots.n_slots
+    while outstanding:
         read = landed.get()
         if read.error is not None:
             raise read.error
         taken_s = time.perf_counter() - began_s
-        if taken_s >= seconds:
-            return readers.bytes_read / taken_s
-        ask(read.key)
+        if taken_s < seconds:
+            ask(read.key)
+            continue
+        speed = speed or (readers.bytes_read - before) / taken_s
+        outstanding -= 1
+    return speed
 
 
 def _drop_cached(folder: Path, runs: Sequence[Run]) -> None:

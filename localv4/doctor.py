@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localv4.checkpoint import Checkpoint
+from localv4.config import ModelConfig
 from localv4.doctor_machine import (
     check_cache,
     check_cpu,
@@ -21,7 +22,6 @@ from localv4.doctor_model import (
     check_checkpoint,
     check_disk,
     check_file_system,
-    read_config,
     routing_of,
 )
 from localv4.doctor_plan import Fit, check_plan
@@ -145,7 +145,7 @@ def diagnose(request: Request, say: Callable[[str], None] = lambda _: None) -> D
     found += [*check_load(), check_cache(request.cache_folder)]
     if request.path is None:
         return Diagnosis(tuple(found), None)
-    config = read_config(request.path)
+    config = ModelConfig.from_path(request.path)
     checkpoint = None
     if request.path.is_dir() and any(request.path.glob("*.safetensors*")):
         say("opening the checkpoint ...")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from localv4.checkpoint import Checkpoint
 from localv4.checkpoint_index import list_tensors
-from localv4.config import ModelConfig
 from localv4.disk import (
     DiskProfile,
     best_try,
@@ -30,27 +29,12 @@ __all__ = [
     "check_checkpoint",
     "check_disk",
     "check_file_system",
-    "read_config",
     "routing_of",
 ]
 
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "beegfs", "gpfs", "afs")
 _GENERATION_CONFIG_BYTES = 2**20
 _NAMED = 3  # missing shards
-
-
-def read_config(path: Path) -> ModelConfig:
-    """Read a config.json, or that of a folder.
-
-    Raises
-    ------
-    ModelNotFound, DamagedCheckpoint, UnsupportedModel
-        As `ModelConfig.from_folder`.
-    """
-    if path.is_dir():
-        return ModelConfig.from_folder(path)
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    return ModelConfig.from_json(text, str(path))
 
 
 def routing_of(path: Path) -> Routing:

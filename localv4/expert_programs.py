@@ -146,19 +146,20 @@ class ExpertPrograms:
         logits = self._workspace.f32("gate", n_tokens, gate.weight.n_rows)
         program.phase("shared")
         multiply(program, plain, gate.weight, logits, rounds=False)
-        foreseen = self._workspace.f32("gate ahead", n_tokens, gate.weight.n_rows)
-        if self._ahead is not None:
-            multiply(program, plain, self._ahead.weight, foreseen, rounds=False)
+        ahead = self._ahead
+        if ahead is not None:
+            ahead_logits = self._workspace.f32("gate ahead", n_tokens, ahead.weight.n_rows)
+            multiply(program, plain, ahead.weight, ahead_logits, rounds=False)
         for matrix, rows in zip((shared.w1, shared.w3), self._shared_rows, strict=False):
             multiply(program, inputs[matrix.lanes], matrix, rows, trained)
         program.phase("gate")
         chosen = self.chosen, self.weights, self.experts, self.shares
         self._record_choice(program, gate, logits, *chosen)
-        if self._ahead is not None:
+        if ahead is not None:
             unused = self._workspace.f32("foreseen weights", *self.weights.shape)
             sorted_too = self._workspace.i32("foreseen sorted", *self.experts.shape)
             self._record_choice(
-                program, self._ahead, foreseen, self.foreseen, unused, sorted_too, unused
+                program, ahead, ahead_logits, self.foreseen, unused, sorted_too, unused
             )
 
     def _record_choice(

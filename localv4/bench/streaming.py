@@ -6,15 +6,14 @@ longer of two: reading its missing experts at the disk's best, or computing with
 parts are those that were measured in the very token.  Memory is sampled all the while.
 """
 
-import random
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from localv4.block import hidden_buffer
 from localv4.checkpoint import Checkpoint
+from localv4.disk import reading_speed, shuffled_experts
 from localv4.errors import InvalidInput
 from localv4.kernels import tiers
 from localv4.kernels.threads import choose_threads, computing
@@ -29,7 +29,6 @@ from localv4.kv_cache import KVCache
 from localv4.limits import resident
 from localv4.memory import MemoryPlan, make_plan
 from localv4.model import Model
-from localv4.reads import Read
 from localv4.sampling import Sampler, SamplingParams
 from localv4.session import CHUNK_TOKENS
 from localv4.sizes import format_bytes
@@ -99,7 +98,7 @@ def measure_streaming(
         say("reading the dense weights ...")
         for group in range(-1, len(model.blocks)):
             streams.weights.wait(group)
-        disk = _Disk(streams, len(model.blocks))
+        disk = _Disk(checkpoint, streams)
         disk.measure()
         prompts = []
         for number in range(2):
@@ -173,41 +172,19 @@ class _Peak:
 class _Disk:
     """The speed at which the same readers read experts at random."""
 
-    def __init__(self, streams: Streams, n_layers: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, streams: Streams) -> None:
         self.bytes_s: list[float] = []
         self._store = streams.store
         self._slots = Slots(_DEPTH, self._store.records.slot_bytes)
         self._slots.memory[::PAGE] = 0
-        self._n_layers = n_layers
-        self._n_experts = streams.weights.config.n_routed_experts
-        self._random = random.Random(0)
+        self._experts = cycle(shuffled_experts(checkpoint))
 
     def measure(self) -> None:
         """Measure once more."""
-        landed: SimpleQueue[Read] = SimpleQueue()
-        records, readers = self._store.records, self._store.readers
-
-        def ask(slot: int) -> None:
-            layer = self._random.randrange(self._n_layers)
-            expert = self._random.randrange(self._n_experts)
-            readers.submit(slot, records.pieces(layer, expert, self._slots.view(slot)), landed)
-
-        began_s, done = time.perf_counter(), 0
-        for slot in range(_DEPTH):
-            ask(slot)
-        outstanding = _DEPTH
-        while outstanding:
-            read = landed.get()
-            outstanding -= 1
-            if read.error is not None:
-                raise read.error
-            taken_s = time.perf_counter() - began_s
-            if taken_s < _DISK_S:
-                done += 1
-                counted_s = taken_s
-                ask(read.key)
-                outstanding += 1
-        self.bytes_s.append(done * records.expert_bytes / counted_s)
+        store = self._store
+        self.bytes_s.append(
+            reading_speed(store.readers, store.records, self._experts, self._slots, _DISK_S)
+        )
 
 
 @dataclass
