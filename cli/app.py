@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": "tell what this machine can do with a model: fit, speed, problems",
     "show": "show what a checkpoint is: its config, tensors and sizes",
     "synth": "make a tiny checkpoint with random weights",
+    "sessions": "list, verify and remove the sessions on disk",
     "tokenize": "print the token ids of a text",
     "config": "print every setting with its source",
 }

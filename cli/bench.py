@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from localv4.cli import options
+from localv4.cli.bench_context import context
 from localv4.cli.bench_machine import machine, print_machine
 from localv4.cli.bench_policies import policies, trace
 from localv4.cli.bench_streaming import streaming
@@ -234,6 +235,9 @@ def prefill(
     tokens: Annotated[
         int, typer.Option(metavar="N", min=1, max=65_536, help="Tokens of the prompt.")
     ] = 512,
+    context: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Tokens before it, put there unread.")
+    ] = 0,
     threads: options.Threads = None,
     as_json: options.JsonFlag = False,
     quiet: options.Quiet = False,
@@ -252,7 +256,7 @@ def prefill(
     from localv4.bench.prefill import measure_prefill
 
     with stoppable():
-        result = measure_prefill(folder, tokens, settings.threads, output.progress)
+        result = measure_prefill(folder, tokens, context, settings.threads, output.progress)
     report = {**machine(), "model": str(folder), **result}
     _warn_of_disk(report, output)
     if as_json:
@@ -264,11 +268,12 @@ def prefill(
 
 
 def _print_prefill(report: dict[str, Any], output: Output) -> None:
+    behind = f" behind {report['context']:,}" if report["context"] else ""
     parts = sorted(report["parts_s"].items(), key=lambda part: -part[1])
     listed = ", ".join(f"{name} {seconds:.3f}" for name, seconds in parts)
     peaks = ", ".join(f"{_PEAKS[kind]} {value:.0f}" for kind, value in report["peaks"].items())
     rows = {
-        "prefill": f"{report['tokens']:,} tokens in {report['prefill_s']:.3g} s, "
+        "prefill": f"{report['tokens']:,} tokens{behind} in {report['prefill_s']:.3g} s, "
         f"{report['tokens_s']:.4g} tok/s, {report['gflops']:.4g} GFLOP/s",
         "kernels": f"alone {report['kernels_gflops']:.4g} GFLOP/s: "
         f"{report['kernels_share']:.0%} of them",
@@ -280,4 +285,5 @@ def _print_prefill(report: dict[str, Any], output: Output) -> None:
         output.line(f"{name:<12} {text}")
 
 
+bench.command()(context)
 bench.command()(streaming)

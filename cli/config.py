@@ -30,7 +30,7 @@ def config(ctx: typer.Context, as_json: options.JsonFlag = False) -> None:
         output.line(json.dumps({"config_file": file, "settings": values}, indent=2))
         return
     for name, (value, source) in rows.items():
-        output.line(f"{name:<10} {'(automatic)' if value is None else value!s:<24}  {source}")
+        output.line(f"{name:<13} {'(automatic)' if value is None else value!s:<24}  {source}")
     if path is None:
         output.line("\nfile: none, as there is no home folder; LOCALV4_CONFIG may name one")
     else:

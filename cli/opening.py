@@ -15,11 +15,12 @@ from localv4.sizes import format_bytes
 
 if TYPE_CHECKING:
     from localv4.engine import Engine
-    from localv4.generate import Generation
     from localv4.memory import MemoryPlan
+    from localv4.session import Session
 
-__all__ = ["no_tokenizer", "open_engine", "reading_words", "refuse_base"]
+__all__ = ["no_tokenizer", "open_engine", "refuse_base", "warn_of_short_context"]
 
+_MAX_THINKING_CONTEXT = 384 * 1024
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -90,9 +91,18 @@ def no_tokenizer(folder: Path | str) -> ModelNotFound:
     return ModelNotFound(f"{folder} has no tokenizer.json; put the release's file there")
 
 
-def reading_words(generation: "Generation") -> str:
-    """Return what to say while the prompt of an answer is read; ask before its first event."""
-    return f"reading the prompt: {len(generation.pending_ids):,} tokens ..."
+def warn_of_short_context(level: str, session: "Session", engine: "Engine", output: Output) -> None:
+    """Warn where thinking max has less context than it was trained to fill."""
+    if level != "max" or session.context >= _MAX_THINKING_CONTEXT:
+        return
+    most = engine.config.max_position_embeddings
+    advice = "raise --context, or use --think high"
+    if most < _MAX_THINKING_CONTEXT:
+        advice = f"the model has at most {most:,}, so use --think high"
+    output.warning(
+        f"thinking max wants a context of {_MAX_THINKING_CONTEXT:,} tokens or more, and this one "
+        f"has {session.context:,}; {advice}"
+    )
 
 
 def refuse_base(engine: "Engine") -> None:

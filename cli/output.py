@@ -33,6 +33,7 @@ _ESCAPES = {
     for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0xD800, 0xE000))
 }
 _LONGEST = 1000  # characters of a sentence
+_COLUMNS = 80  # of a terminal that does not say
 
 
 class Invocation:
@@ -158,7 +159,7 @@ class Output:
         """Write a part of the thinking, dim on a terminal."""
         if self.verbosity < 0 or not text:
             return
-        self._clear_progress()
+        self.clear_progress()
         shown = for_terminal(text) if self.on_terminal else text
         self._error(f"{_DIM}{shown}{_PLAIN}" if self._color else shown)
         self._error_line_open = not text.endswith("\n")
@@ -174,16 +175,41 @@ class Output:
         """Write a warning, unless quiet."""
         self.note(f"localv4: {one_line(text)}")
 
+    @property
+    def redraws(self) -> bool:
+        """Whether a line of progress can be replaced by the next one, and is wanted."""
+        return self._color and self.verbosity >= 0
+
+    @property
+    def progress_columns(self) -> int:
+        """Characters that a line of progress may have.
+
+        One that wraps could not be taken away again, and a Ctrl-C adds its echo.
+        """
+        columns = 0
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        return max(1, (columns or _COLUMNS) - len("^C") - 1)
+
     def progress(self, text: str) -> None:
-        """Show a line that the next one replaces; where there is no terminal, a note with -v."""
+        """Show a line that the next one replaces; where there is no terminal, a note with -v.
+
+        It is gone before anything else is written.
+        """
         if not self._color:
             self.note(text, level=1)
             return
-        if self.verbosity < 0:
+        if not self.redraws:
             return
         self._end_error_line()
-        self._error(f"{_CLEAR_LINE}{_DIM}{text}{_PLAIN}")
+        self._error(f"{_CLEAR_LINE}{_DIM}{text[: self.progress_columns]}{_PLAIN}")
         self._progress_shown = True
+
+    def clear_progress(self) -> None:
+        """Take away the line of progress, if there is one."""
+        if self._progress_shown:
+            self._error(_CLEAR_LINE)
+            self._progress_shown = False
 
     def failure(self, text: str) -> None:
         """Write the one sentence of an error, however quiet."""
@@ -197,15 +223,10 @@ class Output:
             self.end_answer()
 
     def _end_error_line(self) -> None:
-        self._clear_progress()
+        self.clear_progress()
         if self._error_line_open:
             self._error("\n")
             self._error_line_open = False
-
-    def _clear_progress(self) -> None:
-        if self._progress_shown:
-            self._error(_CLEAR_LINE)
-            self._progress_shown = False
 
     def _error(self, text: str) -> None:
         try:

@@ -10,8 +10,9 @@ import typer
 
 import localv4
 from localv4.cli import options
-from localv4.cli.opening import open_engine, reading_words, refuse_base
+from localv4.cli.opening import open_engine, refuse_base, warn_of_short_context
 from localv4.cli.output import Output
+from localv4.cli.prefill_bar import PrefillBar
 from localv4.cli.prompt import read_prompt
 from localv4.cli.statistics import statistics_line, stream_timings
 from localv4.cli.stopping import Stopped, check_timeout, stoppable
@@ -176,17 +177,21 @@ def _answer(
         outcome.timings["load_s"] = round(time.monotonic() - begun_s, 6)
         if not request.is_raw:
             refuse_base(engine)
+        session = engine.session(context=settings.context)
+        level = "off" if request.is_raw else settings.think or engine.default_thinking
+        warn_of_short_context(level, session, engine, output)
+        bar = PrefillBar(output)
         generation = engine.generate(
             request.prompt,
             sampling=request.sampling,
             max_tokens=request.max_tokens,
             stop=request.stop,
-            session=engine.session(context=settings.context),
-            thinking="off" if request.is_raw else settings.think or engine.default_thinking,
+            session=session,
+            thinking=level,
+            progress=bar.advance,
         )
-        output.progress(reading_words(generation))
         try:
-            for event in generation:
+            for event in bar.events(generation):
                 outcome.answer.take(event)
                 writer.event(event)
         finally:

@@ -26,7 +26,9 @@ def statistics_line(done: "Stats", total_s: float | None = None) -> str:
         (done.decode_tokens, done.decode_s, "answer"),
     ):
         if tokens and seconds:
-            parts.append(f"{word} {tokens:,} tokens at {tokens / seconds:.3g} tok/s")
+            rate = tokens / seconds
+            shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+            parts.append(f"{word} {tokens:,} tokens at {shown} tok/s")
     experts = done.expert_hits + done.expert_misses
     if experts:
         parts.append(f"{done.expert_hits / experts:.0%} of experts in memory")

@@ -21,7 +21,6 @@ from localv4.kernels.kv_rows import decode_entry
 from localv4.kernels.launch import Program, Task
 from localv4.kernels.matmul import Lanes, Matrix, arrange, multiply
 from localv4.kernels.norm import record_rms_norm
-from localv4.kernels.tiles import TILE
 from localv4.kv_cache import LayerCache, entry_bytes
 from localv4.step import Step
 from localv4.weights import AttentionWeights
@@ -268,12 +267,12 @@ class AttentionPass:
         """Record attention; its result takes the queries' place."""
         config, workspace = self._config, self._workspace
         n_tokens, n_heads = workspace.n_tokens, config.num_attention_heads
-        # every unit unpacks all entries for itself, so no more units than keep all threads busy
-        groups = max(1, min(-(-workspace.threads // n_tokens), n_heads // TILE))
-        shapes = attend_scratch_shapes(workspace.threads, n_heads, config.head_dim, groups)
-        inputs, blocks, shares, states = (
-            workspace.f32(f"attention {number}", *shape) for number, shape in enumerate(shapes)
+        shapes = attend_scratch_shapes(
+            n_tokens, workspace.threads, n_heads, config.head_dim, workspace.trained
         )
+        scratch = [
+            workspace.f32(f"attention {number}", *shape) for number, shape in enumerate(shapes)
+        ]
         self._program.phase("attention")
         self._attend = record_attend(
             self._program,
@@ -282,6 +281,7 @@ class AttentionPass:
             self._tables,
             self._place,
             self._attention.ratio,
+            config.sliding_window,
             self._u8("no rows", 0),
             self._fresh,
             self._u8("no rows", 0),
@@ -292,8 +292,8 @@ class AttentionPass:
             self._weights.attn_sink,
             config.head_dim**-0.5,
             workspace.trained,
-            groups,
-            (inputs, blocks, shares, states),
+            workspace.threads,
+            scratch,
             queries,
         )
 

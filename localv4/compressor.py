@@ -56,8 +56,7 @@ class CompressorPass:
 
     def record_compress(self, program: Program, place: I64) -> None:
         """Record feeding the projections to the state; completed entries go to `values`."""
-        ratio = len(self.weights.ape)
-        state = CompressorState.empty(ratio, self.values.shape[1])
+        nobody = np.empty((0, self._kv.shape[1]), np.float32)
         self._task = record_compress(
             program,
             self._kv,
@@ -65,8 +64,8 @@ class CompressorPass:
             self.weights.ape,
             place,
             self._overlap,
-            state.kv,
-            state.score,
+            nobody,
+            nobody,
             self.values,
         )
 

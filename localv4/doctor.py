@@ -221,7 +221,7 @@ def _outlook(work: Work, fit: Fit, cpu: CpuRates, disk: float, routing: Routing)
         estimate(work, rates, 0.0),
         estimate(work, rates, hit_rate),
         estimate(work, rates, 1.0),
-        prefill_s(work, rates, PROMPT_TOKENS, share),
+        prefill_s(work, rates, PROMPT_TOKENS, share, fit.plan.chunk_tokens),
         disk_share(work, rates, hit_rate),
         tuple(gains(work, rates, fit.slots, routing)),
     )

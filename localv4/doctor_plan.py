@@ -7,7 +7,6 @@ from localv4.config import ModelConfig
 from localv4.errors import OutOfBudget
 from localv4.findings import Finding, note, ok, problem
 from localv4.memory import MemoryPlan, make_plan
-from localv4.session import CHUNK_TOKENS
 from localv4.sizes import format_bytes
 from localv4.speed import Work
 
@@ -40,10 +39,8 @@ def check_plan(
     n_threads
         Compute threads.
     """
-    config = source if isinstance(source, ModelConfig) else source.config
-    chunk = min(CHUNK_TOKENS, config.max_position_embeddings)
     try:
-        plan = make_plan(source, budget, chunk, n_threads, trained=True, mtp=False)
+        plan = make_plan(source, budget, n_threads, trained=True, mtp=False)
     except OutOfBudget as error:
         return [problem("budget", str(error))], None
     fit = Fit(plan, plan.n_slots if plan.streams else work.all_experts)

@@ -5,7 +5,7 @@ their insides.
 """
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,16 +28,20 @@ from localv4.errors import (
     UnsupportedModel,
 )
 from localv4.experts import MappedExperts
+from localv4.fingerprint import fingerprint
 from localv4.generate import Generation, default_stop_ids, generate
 from localv4.kernels.threads import choose_threads, computing
+from localv4.kv_cache import kv_bytes
+from localv4.kv_ledger import KVLedger
 from localv4.limits import resident
-from localv4.memory import MemoryPlan, kv_bytes, make_plan
+from localv4.memory import MemoryPlan, make_plan
 from localv4.model import Model
 from localv4.models import resolve
 from localv4.mtp import MtpBlock
 from localv4.prompt import Prompt, PromptFormat
 from localv4.sampling import Sampler, SamplingParams
-from localv4.session import CHUNK_TOKENS, Session
+from localv4.session import Session
+from localv4.session_state import Identity
 from localv4.sizes import format_bytes, parse_bytes
 from localv4.stats import Stats
 from localv4.streams import Streams
@@ -162,10 +166,10 @@ class Engine:
         self._trained = numerics == "trained"
         self._checkpoint: Checkpoint | None = checkpoint
         self._stats = Stats()
+        self._known: Identity | None = None
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-        chunk = min(CHUNK_TOKENS, self.config.max_position_embeddings)
         self.plan: MemoryPlan = make_plan(
-            checkpoint, budget, chunk, n_threads, self._trained, draft == "mtp"
+            checkpoint, budget, n_threads, self._trained, draft == "mtp"
         )
         self._streams = (
             Streams(checkpoint, self.plan, draft == "mtp") if self.plan.streams else None
@@ -179,6 +183,7 @@ class Engine:
                 self._model = Model(self._streams.weights, self._streams.store, n_threads)
             self._mtp = MtpBlock(self._model) if draft == "mtp" else None
             self._forced = TeacherForced(self._model, self._trained)
+            self._ledger = KVLedger(self.plan.kv_most, self._make_room)
         except BaseException:
             if self._streams is not None:
                 self._streams.close()
@@ -214,7 +219,7 @@ class Engine:
         stats = replace(
             self._stats,
             resident_bytes=held.anonymous + held.shared + held.file,
-            kv_bytes=sum(session.kv_bytes for session in self._sessions),
+            kv_bytes=self._ledger.n_bytes,
         )
         return stats if self._streams is None else self._streams.counted(stats)
 
@@ -268,14 +273,37 @@ class Engine:
             self._model,
             self._mtp,
             size,
+            self.plan.chunk_tokens,
             self._trained,
             self._computing,
-            self._admit,
+            self._ledger,
             self._stats,
+            self._identity,
         )
-        with self._computing():
-            self._admit(session, session.kv_bytes)
         self._sessions.add(session)
+        return session
+
+    def load_session(self, path: str | Path, context: int | None = None) -> Session:
+        """Return a session with a state that `Session.save` wrote: a read, not a prefill.
+
+        Parameters
+        ----------
+        path
+            The file.
+        context
+            As `session`.
+
+        Raises
+        ------
+        InvalidInput
+            There is no such file, or it holds more than the context.
+        DamagedSession
+            It is torn, damaged, or of another model, numerics or version.
+        OutOfBudget
+            Its KV state does not fit the memory budget.
+        """
+        session = self.session(context)
+        session.load(path)
         return session
 
     def generate(
@@ -288,6 +316,7 @@ class Engine:
         thinking: str | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         logprobs: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Generation:
         """Answer a prompt: an iterator of events (see `localv4.generate.Event`).
 
@@ -295,8 +324,8 @@ class Engine:
         ----------
         prompt
             Ids (fed behind what the session holds), text (the same, without a template; BOS
-            begins an empty session), or messages: the whole conversation, of which the
-            session's tokens are kept if they are its beginning and dropped if not.
+            begins an empty session), or messages: the whole conversation, of which what the
+            session has read stays: up to its end, or to the last snapshot that is a beginning.
         sampling
             How tokens are chosen; None for `SamplingParams()`.
         max_tokens
@@ -311,6 +340,9 @@ class Engine:
             Tools offered in the prompt.  For messages.
         logprobs
             Give each token's logprob beside this many of the most likely.
+        progress
+            Called while the prompt is read, with how many of its tokens are done and how many
+            there are to read.
 
         Raises
         ------
@@ -326,13 +358,15 @@ class Engine:
             raise InvalidInput("the session belongs to another engine; make one with session()")
         level = self.default_thinking if thinking is None else thinking
         ids, mode = self.prompt_format.ids(prompt, level, tools, continues=session.position > 0)
-        if mode is not None and session.position:
-            held = session.ids
-            if len(held) < len(ids) and ids[: len(held)] == held:
-                ids = ids[len(held) :]
-            else:
-                session.reset()
-        session.check_fits(ids)
+        branches: tuple[int, ...] = ()
+        if mode is None:
+            session.check_fits(ids)
+        else:
+            session.check_fits(ids, rewound=True)
+            kept = session.rewind(ids)
+            session.keep()  # the end of an answer, unless it is somewhere else
+            branches = tuple(place - kept for place in self.prompt_format.branches(ids, mode))
+            ids = ids[kept:]
         return generate(
             session,
             self.tokenizer,
@@ -344,6 +378,8 @@ class Engine:
             thinking_mode=mode,
             tools=tools,
             logprobs=logprobs,
+            branches=[place for place in branches if 0 < place < len(ids)],
+            progress=progress,
         )
 
     def run_attention(self, layer: int, x: ArrayLike) -> F32:
@@ -375,14 +411,17 @@ class Engine:
     def _kv_bytes(self, n_tokens: int) -> int:
         return kv_bytes(self.config, n_tokens, self._trained, self._mtp is not None)
 
-    def _admit(self, session: Session, n_bytes: int) -> None:
-        """Make room for a session of this size, or raise OutOfBudget if there is none."""
-        others = sum(other.kv_bytes for other in self._sessions if other is not session)
-        if others + n_bytes > self.plan.kv_most:
-            raise OutOfBudget(
-                f"the session needs {format_bytes(n_bytes)} of KV state, others hold "
-                f"{format_bytes(others)} and the budget leaves {format_bytes(self.plan.kv_most)}; "
-                "give more memory or drop other sessions"
-            )
+    def _identity(self) -> Identity:
+        if self._known is None:
+            assert self._checkpoint is not None
+            self._known = {
+                "model": fingerprint(self._checkpoint),
+                "numerics": self.numerics,
+                "mtp": self._mtp is not None,
+            }
+        return self._known
+
+    def _make_room(self, n_bytes: int) -> None:
+        """Let experts give way to so much KV state."""
         if self._streams is not None:
-            self._streams.make_room(others + n_bytes)
+            self._streams.make_room(n_bytes)

@@ -8,6 +8,7 @@
     |-- FormatError         1   a message list or a completion breaks the chat format
     |-- ModelNotFound       3   no checkpoint where one was named
     |-- DamagedCheckpoint   3   files that contradict themselves or their config
+    |-- DamagedSession      3   a session file that is torn, damaged or of another model
     |-- UnsupportedModel    3   a sound checkpoint of something localv4 does not run
     `-- OutOfBudget         4   not enough memory or disk
 
@@ -18,6 +19,7 @@ Asserts are for programmers' mistakes and are not part of this tree.
 __all__ = [
     "ContextOverflow",
     "DamagedCheckpoint",
+    "DamagedSession",
     "FormatError",
     "InvalidInput",
     "LocalV4Error",
@@ -63,6 +65,12 @@ class ModelNotFound(LocalV4Error):
 
 class DamagedCheckpoint(LocalV4Error):
     """Checkpoint files that are truncated, lie about themselves or contradict the config."""
+
+    exit_code = 3
+
+
+class DamagedSession(LocalV4Error):
+    """A session file whose state, or all of it, is torn, damaged or made by another model."""
 
     exit_code = 3
 

@@ -9,7 +9,7 @@ sampled token: `Generation.pending_ids` says what to feed it before anything els
 
 import operator
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -46,8 +46,24 @@ class TokenSession(Protocol):
     def position(self) -> int:
         """Tokens held."""
 
-    def prefill(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Append tokens; return the logits (vocab,) after the last one."""
+    @property
+    def chunk_tokens(self) -> int:
+        """Most tokens that are appended at a time."""
+
+    def prefill(
+        self,
+        ids: Sequence[int],
+        logits: Literal["last", "none"] = "last",
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Append tokens; return the logits (vocab,) after the last one, or nothing.
+
+        `progress` is called now and then with how many are done.
+        """
+
+    def keep(self) -> None:
+        """Keep a snapshot of the present state, to come back to."""
 
     def decode(self, token_id: int) -> NDArray[np.float32]:
         """Append one token; return the logits (vocab,) after it.
@@ -99,8 +115,8 @@ class Event:
     Attributes
     ----------
     kind
-        ``"prefill"`` once, after the prompt; any number of ``"reasoning"``, ``"text"`` and
-        ``"tool_call"``; ``"done"`` once, at the end.
+        ``"prefill"`` once, after the prompt, if that was not interrupted; any number of
+        ``"reasoning"``, ``"text"`` and ``"tool_call"``; ``"done"`` once, at the end.
     text
         New reasoning or answer text. The texts of all ``"text"`` events make the answer.
     ids
@@ -151,6 +167,8 @@ def generate(
     thinking_mode: ThinkingMode | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
     logprobs: int | None = None,
+    branches: Collection[int] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> "Generation":
     """Start an answer; nothing is computed before the first event is asked for.
 
@@ -179,6 +197,11 @@ def generate(
         The tools offered, for the types of their arguments.
     logprobs
         Also give each token's logprob beside this many of the most likely ones.
+    branches
+        After how many tokens of the prompt the session keeps a snapshot.
+    progress
+        Called while the prompt is read, with how many of its tokens are done and how many there
+        are.
 
     Returns
     -------
@@ -207,7 +230,9 @@ def generate(
     strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
     reader = CompletionReader(tokenizer, thinking_mode, tools, strings)
     ends = frozenset(default_stop_ids(tokenizer) if stop_ids is None else stop_ids)
-    return Generation(session, prompt, sampler, reader, max_tokens, ends, logprobs)
+    return Generation(
+        session, prompt, sampler, reader, max_tokens, ends, logprobs, branches, progress
+    )
 
 
 class Generation(Iterator[Event]):
@@ -225,6 +250,8 @@ class Generation(Iterator[Event]):
         max_tokens: int | None,
         stop_ids: frozenset[int],
         logprobs: int | None,
+        branches: Collection[int],
+        progress: Callable[[int, int], None] | None,
     ) -> None:
         self._session = session
         self._start = session.position
@@ -234,6 +261,8 @@ class Generation(Iterator[Event]):
         self._max_tokens = max_tokens
         self._stop_ids = stop_ids
         self._n_logprobs = logprobs
+        self._branches = branches
+        self._progress = progress
         self._ids: list[int] = []
         self._n_sent = 0  # of _ids, in events so far
         self._unsent_logprobs: list[TokenLogprob] = []
@@ -257,6 +286,8 @@ class Generation(Iterator[Event]):
     def interrupt(self) -> None:
         """End the answer after the current token, with its held-back text and ``"done"``.
 
+        While the prompt is read, after the current chunk of it: what was read stays read.
+
         Safe from a signal handler or another thread.
         """
         self._interrupted = True
@@ -278,10 +309,12 @@ class Generation(Iterator[Event]):
     def _run(self) -> Generator[Event, None, None]:
         """Yield all events."""
         began = time.perf_counter()
-        logits = self._session.prefill(self._prompt)
+        logits = self._read()
         self._prefill_s = time.perf_counter() - began
-        yield Event("prefill", usage=self._usage(), timings=self._timings())
-        finish_reason = yield from self._answer(logits)
+        finish_reason: FinishReason = "interrupted"
+        if logits is not None:
+            yield Event("prefill", usage=self._usage(), timings=self._timings())
+            finish_reason = yield from self._answer(logits)
         was_stopped = self._reader.stopped
         yield from self._emit(self._reader.close())
         if self._reader.stopped and not was_stopped and finish_reason == "length":
@@ -296,6 +329,28 @@ class Generation(Iterator[Event]):
             usage=self._usage(),
             timings=self._timings(),
         )
+
+    def _read(self) -> NDArray[np.float32] | None:
+        """Feed the prompt; return the logits behind it, None if interrupted."""
+        total, first = len(self._prompt), 0
+        while not self._interrupted:
+            behind = [place for place in self._branches if place > first]
+            last = min(first + self._session.chunk_tokens, total, *behind)
+            logits = self._session.prefill(
+                self._prompt[first:last],
+                "last" if last == total else "none",
+                progress=self._progress_from(first),
+            )
+            if last in self._branches:
+                self._session.keep()
+            if last == total:
+                return logits
+            first = last
+        return None
+
+    def _progress_from(self, first: int) -> Callable[[float], None] | None:
+        progress, total = self._progress, len(self._prompt)
+        return None if progress is None else lambda done: progress(first + int(done), total)
 
     def _answer(self, logits: NDArray[np.float32]) -> Generator[Event, None, FinishReason]:
         """Yield the events of sampled tokens; return why they ended."""

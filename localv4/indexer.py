@@ -3,15 +3,18 @@
 Follows forward.md section 6.  Knows nothing of the entries themselves.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from localv4.compressor import CompressorPass
 from localv4.config import ModelConfig
-from localv4.kernels.choice import SCORES, record_choose
+from localv4.kernels.choice import SCORES, SETS, record_choose
 from localv4.kernels.indexer import (
     KEY_ROWS,
     SCORED_KEYS,
+    packed_query_bytes,
     record_index_queries,
     record_keys,
     record_score_and_choose,
@@ -26,12 +29,31 @@ from localv4.step import Step
 from localv4.weights import IndexerWeights
 from localv4.workspace import Workspace
 
-__all__ = ["IndexerPass"]
+__all__ = ["IndexerPass", "scoring_bytes"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 _FEW_TOKENS = 8  # up to here every token has its own row of scores
-_PARTS = 4  # units a thread for the keys of one token
+_PARTS = 4  # units a thread for the keys of few tokens
+_AT_ONCE = 4  # tokens of a unit of many
+
+
+def _division(n_tokens: int, threads: int) -> tuple[int, int]:
+    """Return the rows of scores, and how many tokens of many a unit takes at once."""
+    if n_tokens <= _FEW_TOKENS:
+        return n_tokens, 1
+    at_once = max(1, min(_AT_ONCE, n_tokens // (2 * threads)))
+    return threads * at_once, at_once
+
+
+def scoring_bytes(config: ModelConfig, n_tokens: int, threads: int) -> int:
+    """Return the most bytes of what scoring a chunk takes beside its queries, at any context."""
+    rows, _ = _division(n_tokens, threads)
+    of_row = 4 * (SETS + config.max_position_embeddings // 4)
+    heads, width = config.index_n_heads, config.index_head_dim
+    packed = n_tokens * packed_query_bytes(heads, width, trained=True)
+    shapes = score_scratch_shapes(threads, heads, width, trained=False)
+    return rows * of_row + max(packed, 4 * sum(map(math.prod, shapes)))
 
 
 class _Scores:
@@ -78,9 +100,13 @@ class IndexerPass:
         self.chosen = workspace.i32("chosen", n_tokens, config.index_topk)
         self.counts = workspace.i32("chosen counts", n_tokens)
         self._best = workspace.f32("chosen scores", n_tokens, config.index_topk)
+        n_bytes = packed_query_bytes(n_heads, config.index_head_dim, workspace.trained)
+        self._packed = workspace.u8("index queries packed", n_tokens, n_bytes)
+        self._packed[:] = 0  # its padding stays so
         self._scores = workspace.recorded("scores", _Scores)
         self._keys: Task
         self._scoring: Task
+        self._score_rows: int
         self._choice: Task | None = None
 
     def record_projections(self, program: Program, x: Lanes) -> None:
@@ -119,36 +145,53 @@ class IndexerPass:
         n_tokens, threads, trained = workspace.n_tokens, workspace.threads, workspace.trained
         queries, weights = self._queries, self._head_weights
         program.phase("indexer")
-        record_index_queries(program, queries, tables, weights, trained)
+        packed = self._packed
+        record_index_queries(program, queries, tables, weights, trained, packed)
         program.phase("indexer")
-        shapes = score_scratch_shapes(threads, config.index_n_heads, config.index_head_dim)
+        n_heads, width = config.index_n_heads, config.index_head_dim
+        shapes = score_scratch_shapes(threads, n_heads, width, trained)
         inputs, unpacked, sums = (
             workspace.f32(f"scoring {number}", *shape) for number, shape in enumerate(shapes)
         )
         scratch = inputs, unpacked, sums
-        keys, scores = np.empty((0, 4), np.uint8), np.empty((0, 0), np.float32)
+        keys, scores = np.empty((0, 17), np.uint8), np.empty((0, 0), np.float32)
+        self._score_rows, at_once = _division(n_tokens, threads)
+        highest = workspace.i32("highest scores", self._score_rows, SETS)
         if n_tokens > _FEW_TOKENS:
             self._scoring = record_score_and_choose(
                 program,
                 queries,
                 weights,
+                packed,
                 keys,
                 self._place,
                 trained,
+                at_once,
                 self.chosen,
                 self.counts,
                 self._best,
                 scratch,
                 scores,
+                highest,
             )
             return
         parts = _PARTS * threads
         self._scoring = record_scores(
-            program, queries, weights, keys, self._place, trained, parts, scratch, scores
+            program,
+            queries,
+            weights,
+            packed,
+            keys,
+            self._place,
+            trained,
+            parts,
+            scratch,
+            scores,
+            highest,
         )
         program.phase("indexer")
         self._choice = record_choose(
-            program, scores, self._place, 4, self.chosen, self.counts, self._best
+            program, scores, highest, self._place, 4, self.chosen, self.counts, self._best
         )
 
     def use(self, cache: LayerCache) -> None:
@@ -162,12 +205,10 @@ class IndexerPass:
 
     def make_room(self, n_keys: int) -> None:
         """Make room for the scores of so many keys."""
-        workspace = self._workspace
-        n_rows = workspace.threads if self._choice is None else workspace.n_tokens
-        scores = self._scores.room(n_rows, n_keys)
-        last = len(self._scoring.arguments) - 1
-        if self._scoring.arguments[last] is not scores:
-            self._scoring.put(last, scores)
+        scores = self._scores.room(self._score_rows, n_keys)
+        place = len(self._scoring.arguments) - 2
+        if self._scoring.arguments[place] is not scores:
+            self._scoring.put(place, scores)
             if self._choice is not None:
                 self._choice.put(SCORES, scores)
 

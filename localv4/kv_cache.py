@@ -5,9 +5,14 @@ the context (one for 4 or 128 tokens), the compressor's FP32 state and, for rati
 index keys with a compressor state of their own.  Entries are packed at the precision the
 model was trained with, float32 under float32 numerics (kernels/kv_rows.py has the layout).
 
-Knows nothing of tokens or attention.  Follows forward.md section 5 (decode state).
+What does not grow lies in one piece of memory, the fixed state, and is what a mark copies; what
+grows (rows.py) is shared between a cache and its marks.  So are the ids of the tokens.
+
+Knows nothing of attention or of what the tokens mean.  Follows forward.md section 5 (decode state).
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,11 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.config import ModelConfig
+from localv4.rows import Block, Rows, RowsMark, rows_bytes
+from localv4.slots import private_memory, up
 
-__all__ = ["CompressorState", "KVCache", "LayerCache", "Rows", "entry_bytes", "key_bytes"]
+__all__ = [
+    "CompressorState",
+    "KVCache",
+    "KVMark",
+    "LayerCache",
+    "entry_bytes",
+    "key_bytes",
+    "kv_bytes",
+]
 
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
+_ALIGNMENT = 64
+_ID_BYTES = 4
 
 
 def entry_bytes(config: ModelConfig, trained: bool) -> int:
@@ -38,55 +56,53 @@ def key_bytes(config: ModelConfig, trained: bool) -> int:
     return config.index_head_dim // 2 + config.index_head_dim // 32
 
 
-class Rows:
-    """Rows of bytes that grow at the end."""
+def _ratios(config: ModelConfig, mtp: bool) -> tuple[int, ...]:
+    """Return the ratios of all layers; the MTP block's is the last."""
+    return (*config.compress_ratios, 0) if mtp else tuple(config.compress_ratios)
 
-    def __init__(self, row_bytes: int) -> None:
-        self._memory: U8 = np.empty((0, row_bytes), np.uint8)
-        self._count = 0
 
-    @property
-    def used(self) -> U8:
-        """All rows, uint8 [n, row bytes]."""
-        return self._memory[: self._count]
+def _row_sizes(config: ModelConfig, ratio: int, trained: bool) -> list[int]:
+    """Return the bytes of a row of what grows in a layer of this ratio."""
+    sizes = [entry_bytes(config, trained)] if ratio else []
+    return [*sizes, key_bytes(config, trained)] if ratio == 4 else sizes
 
-    @property
-    def memory(self) -> U8:
-        """The rows and the room for more: the same array until it is too small."""
-        return self._memory
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return self._count
+def _state_shapes(config: ModelConfig, ratio: int) -> list[tuple[int, int]]:
+    """Return the shapes of the compressor states; ratio 4 overlaps, so it has twice the slots."""
+    coff = 2 if ratio == 4 else 1
+    widths = [config.head_dim, config.index_head_dim] if ratio == 4 else [config.head_dim]
+    return [(coff * ratio, coff * width) for width in widths] if ratio else []
 
-    def _room_for(self, needed: int) -> int:
-        """Return how many rows are allocated once `needed` are in use."""
-        if needed <= len(self._memory):
-            return len(self._memory)
-        # an eighth more than needed: growing costs a copy, room costs memory
-        return max(needed + needed // 8, 16)
 
-    def n_bytes_with(self, count: int) -> int:
-        """Return the bytes held after `extend` with this count."""
-        return self._room_for(self._count + count) * int(self._memory.shape[1])
+def _fixed_bytes(config: ModelConfig, ratio: int, trained: bool) -> int:
+    """Return the bytes of a layer's fixed state."""
+    total = up(config.sliding_window * entry_bytes(config, trained), _ALIGNMENT)
+    return total + sum(2 * up(4 * math.prod(s), _ALIGNMENT) for s in _state_shapes(config, ratio))
 
-    def extend(self, count: int) -> U8:
-        """Make room for `count` more rows and return them for writing."""
-        needed = self._count + count
-        if needed > len(self._memory):
-            grown = np.empty((self._room_for(needed), self._memory.shape[1]), np.uint8)
-            grown[: self._count] = self.used
-            self._memory = grown
-        rows = self._memory[self._count : needed]
-        self._count = needed
-        return rows
 
-    def copy(self) -> "Rows":
-        """Return a copy without room for growth."""
-        twin = Rows(self._memory.shape[1])
-        twin._memory = self.used.copy()
-        twin._count = self._count
-        return twin
+def kv_bytes(config: ModelConfig, n_tokens: int, trained: bool, mtp: bool = False) -> int:
+    """Return the bytes that the KV state of a sequence takes.
+
+    The fixed state counts twice: a chunk that fails is taken back to what was before it.
+    """
+    total = rows_bytes(n_tokens, _ID_BYTES)
+    for ratio in _ratios(config, mtp):
+        total += 2 * _fixed_bytes(config, ratio, trained)
+        for size in _row_sizes(config, ratio, trained):
+            total += rows_bytes(n_tokens // ratio, size)
+    return total
+
+
+class _Carver:
+    """Divides memory into arrays that begin at a multiple of 64 bytes."""
+
+    def __init__(self, memory: U8) -> None:
+        self._memory = memory
+
+    def take(self, n_bytes: int) -> U8:
+        """Return the next bytes, uint8 [n_bytes]."""
+        taken, self._memory = self._memory[:n_bytes], self._memory[up(n_bytes, _ALIGNMENT) :]
+        return taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,20 +113,16 @@ class CompressorState:
     score: F32
 
     @classmethod
-    def empty(cls, ratio: int, width: int) -> Self:
-        """Return the state of an empty sequence; ratio 4 overlaps, so it has twice the slots."""
-        coff = 2 if ratio == 4 else 1
-        shape = (coff * ratio, coff * width)
-        return cls(np.zeros(shape, np.float32), np.full(shape, -np.inf, np.float32))
+    def carved(cls, memory: _Carver, shape: tuple[int, int]) -> Self:
+        """Return a state in the next of some memory; not cleared."""
+        kv, score = (
+            memory.take(4 * math.prod(shape)).view(np.float32).reshape(shape) for _ in range(2)
+        )
+        return cls(kv, score)
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes held."""
-        return self.kv.nbytes + self.score.nbytes
-
-    def copy(self) -> "CompressorState":
-        """Return a copy."""
-        return CompressorState(self.kv.copy(), self.score.copy())
+    def clear(self) -> None:
+        """Make it that of an empty sequence."""
+        self.kv[:], self.score[:] = 0, -np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,69 +149,212 @@ class LayerCache:
     key_compressor: CompressorState | None = None
 
     @classmethod
-    def empty(cls, config: ModelConfig, ratio: int, trained: bool) -> Self:
-        """Return the cache of a layer of this ratio before the first token."""
+    def empty(cls, config: ModelConfig, ratio: int, trained: bool, context: int) -> Self:
+        """Return the cache of one layer before the first token, with memory of its own.
+
+        Parameters
+        ----------
+        config, trained
+            What decides the sizes.
+        ratio
+            Of the layer.
+        context
+            Most tokens.
+        """
+        memory = np.zeros(_fixed_bytes(config, ratio, trained), np.uint8)
+        cache = cls.carved(config, ratio, trained, context, _Carver(memory))
+        cache.clear()
+        return cache
+
+    @classmethod
+    def carved(
+        cls, config: ModelConfig, ratio: int, trained: bool, context: int, memory: _Carver
+    ) -> Self:
+        """Return the same in the next of some memory; not cleared."""
         size = entry_bytes(config, trained)
-        window = np.zeros((config.sliding_window, size), np.uint8)
-        if ratio == 0:
-            return cls(ratio, window)
-        compressor = CompressorState.empty(ratio, config.head_dim)
-        if ratio != 4:
-            return cls(ratio, window, Rows(size), compressor)
-        key_compressor = CompressorState.empty(ratio, config.index_head_dim)
-        keys = Rows(key_bytes(config, trained))
-        return cls(ratio, window, Rows(size), compressor, keys, key_compressor)
+        window = memory.take(config.sliding_window * size).reshape(-1, size)
+        states = [CompressorState.carved(memory, s) for s in _state_shapes(config, ratio)]
+        rows = [Rows(size, context // ratio) for size in _row_sizes(config, ratio, trained)]
+        entries, keys = (*rows, None, None)[:2]
+        compressor, key_compressor = (*states, None, None)[:2]
+        return cls(ratio, window, entries, compressor, keys, key_compressor)
 
     @property
-    def _growing(self) -> list[Rows]:
-        return [rows for rows in (self.compressed, self.keys) if rows is not None]
+    def growing(self) -> tuple[Rows, ...]:
+        """What grows with the context: entries, then keys."""
+        return tuple(rows for rows in (self.compressed, self.keys) if rows is not None)
+
+    def clear(self) -> None:
+        """Make it that of an empty sequence."""
+        self.window[:] = 0
+        for rows in self.growing:
+            rows.clear()
+        for state in (self.compressor, self.key_compressor):
+            if state is not None:
+                state.clear()
+
+    def without_rows(self) -> "LayerCache":
+        """Return a copy of a layer that does not compress."""
+        assert not self.ratio
+        return LayerCache(0, self.window.copy())
+
+
+@dataclass(frozen=True, eq=False)
+class KVMark:
+    """The state of a `KVCache` at some moment; shares its rows.
+
+    Attributes
+    ----------
+    fixed
+        uint8: a copy of the fixed state.
+    rows
+        Of every `KVCache.growing`.
+    last_hidden
+        As `KVCache.last_hidden`.
+    """
+
+    fixed: U8
+    rows: tuple[RowsMark, ...]
+    last_hidden: F32 | None
+
+    @property
+    def ids(self) -> I32:
+        """The tokens, int32 [n]."""
+        mark = self.rows[0]
+        return mark.block.rows[: mark.count].view(np.int32)[:, 0]
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        """The memory of the rows."""
+        return (mark.block for mark in self.rows)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes held beside the rows."""
+        return self.fixed.nbytes
+
+
+class KVCache:
+    """The caches of all layers; with a draft, the MTP block's is the last.
+
+    Parameters
+    ----------
+    config, trained, mtp
+        What decides the sizes.
+    context
+        Most tokens it may hold: addresses are reserved for them, memory is taken as it fills.
+
+    Attributes
+    ----------
+    layers
+        One for each layer.
+    fixed
+        uint8: what does not grow, of all layers.
+    growing
+        What grows: the tokens' ids, then entries and keys layer by layer.
+    ratios
+        Tokens of a row of each of these.
+    hidden_columns
+        Of `last_hidden`.
+    last_hidden
+        float32 [1, hc_mult * hidden_size]: the last token's state behind the last layer, which the
+        MTP block has not seen yet; None without one or before the first token.
+
+    Raises
+    ------
+    OutOfBudget
+        The system refuses to reserve the addresses.
+    """
+
+    def __init__(self, config: ModelConfig, trained: bool, mtp: bool, context: int) -> None:
+        ratios = _ratios(config, mtp)
+        size = sum(_fixed_bytes(config, ratio, trained) for ratio in ratios)
+        self.fixed, self._before = (
+            np.frombuffer(private_memory(size, huge=False), np.uint8)[:size] for _ in range(2)
+        )
+        memory = _Carver(self.fixed)
+        self.layers = tuple(
+            LayerCache.carved(config, ratio, trained, context, memory) for ratio in ratios
+        )
+        self._ids = Rows(_ID_BYTES, context)
+        self.growing = (self._ids, *(rows for layer in self.layers for rows in layer.growing))
+        self.ratios = (1, *(layer.ratio for layer in self.layers for _ in layer.growing))
+        self.hidden_columns = config.hc_mult * config.hidden_size
+        self._counts = [0] * len(self.growing)
+        self.last_hidden: F32 | None = None
+        self._hidden_before: F32 | None = None
+        self.clear()
+
+    @property
+    def ids(self) -> I32:
+        """The tokens held, int32 [n]."""
+        return self._ids.used.view(np.int32)[:, 0]
+
+    def append_ids(self, ids: NDArray[np.int64]) -> None:
+        """Note tokens that all layers have seen."""
+        self._ids.extend(ids.size).view(np.int32)[:, 0] = ids
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        """The memory of the rows."""
+        return (rows.block for rows in self.growing)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes held beside the rows, with those to take a chunk back."""
+        return self.fixed.nbytes + self._before.nbytes
 
     @property
     def n_bytes(self) -> int:
         """Bytes held."""
-        return self.n_bytes_at(0)
+        return self.fixed_bytes + sum(block.n_bytes for block in self.blocks)
 
     def n_bytes_at(self, n_tokens: int) -> int:
         """Return the bytes held once the sequence has grown to this many tokens."""
-        states = [s for s in (self.compressor, self.key_compressor) if s is not None]
-        total = self.window.nbytes + sum(state.n_bytes for state in states)
-        for rows in self._growing:
-            total += rows.n_bytes_with(max(n_tokens // self.ratio - len(rows), 0))
-        return total
+        pairs = zip(self.growing, self.ratios, strict=True)
+        return self.fixed_bytes + sum(rows.n_bytes_with(n_tokens // r) for rows, r in pairs)
 
-    def copy(self) -> "LayerCache":
-        """Return a copy that shares nothing."""
-        return LayerCache(
-            self.ratio,
-            self.window.copy(),
-            None if self.compressed is None else self.compressed.copy(),
-            None if self.compressor is None else self.compressor.copy(),
-            None if self.keys is None else self.keys.copy(),
-            None if self.key_compressor is None else self.key_compressor.copy(),
-        )
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self._ids.clear()
+        for layer in self.layers:
+            layer.clear()
+        self.last_hidden = None
 
+    def mark(self) -> KVMark:
+        """Return what `go_to` returns to; costs a copy of the fixed state."""
+        rows = tuple(rows.mark() for rows in self.growing)
+        return KVMark(self.fixed.copy(), rows, self.last_hidden)
 
-@dataclass(frozen=True, eq=False)
-class KVCache:
-    """The caches of all layers; with a draft, the MTP block's is the last."""
+    def marks_at(self, n_tokens: int) -> tuple[RowsMark, ...]:
+        """Return marks of the rows that the first tokens have."""
+        pairs = zip(self.growing, self.ratios, strict=True)
+        return tuple(rows.mark_at(n_tokens // ratio) for rows, ratio in pairs)
 
-    layers: tuple[LayerCache, ...]
+    def cost_of(self, mark: KVMark) -> int:
+        """Return the bytes that `go_to` would take, for rows that cannot be shared."""
+        pairs = zip(self.growing, mark.rows, strict=True)
+        return sum(rows.cost_of(place) for rows, place in pairs)
 
-    @classmethod
-    def empty(cls, config: ModelConfig, trained: bool, mtp: bool) -> Self:
-        """Return the state of an empty sequence."""
-        ratios = (*config.compress_ratios, 0) if mtp else config.compress_ratios
-        return cls(tuple(LayerCache.empty(config, ratio, trained) for ratio in ratios))
+    def go_to(self, mark: KVMark) -> None:
+        """Return to a mark of this cache, or of another one of the same sizes.
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes held by all layers."""
-        return sum(layer.n_bytes for layer in self.layers)
+        If interrupted, the cache is neither here nor there until it goes to a mark again.
+        """
+        for rows, place in zip(self.growing, mark.rows, strict=True):
+            rows.go_to(place)
+        self.fixed[:] = mark.fixed
+        self.last_hidden = mark.last_hidden
 
-    def n_bytes_at(self, n_tokens: int) -> int:
-        """Return the bytes held once the sequence has grown to this many tokens."""
-        return sum(layer.n_bytes_at(n_tokens) for layer in self.layers)
+    def remember(self) -> None:
+        """Note the present state, for `take_back`."""
+        self._before[:] = self.fixed
+        self._counts = [len(rows) for rows in self.growing]
+        self._hidden_before = self.last_hidden
 
-    def copy(self) -> "KVCache":
-        """Return a copy that shares nothing."""
-        return KVCache(tuple(layer.copy() for layer in self.layers))
+    def take_back(self) -> None:
+        """Return to what was last remembered; no mark was made since."""
+        for rows, count in zip(self.growing, self._counts, strict=True):
+            rows.cut(count)
+        self.fixed[:] = self._before
+        self.last_hidden = self._hidden_before

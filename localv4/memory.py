@@ -7,7 +7,8 @@ KV state may outgrow what is set aside for it; it takes the room from experts th
 of sessions' contents.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from localv4.checkpoint import Checkpoint
@@ -15,21 +16,28 @@ from localv4.config import ModelConfig
 from localv4.errors import OutOfBudget
 from localv4.expert_programs import GROUP_ROWS, packing_room
 from localv4.expert_records import slot_bytes
+from localv4.indexer import scoring_bytes
 from localv4.inventory import Inventory, take_inventory
 from localv4.kernels._jit import kernels_are_cached
-from localv4.kv_cache import entry_bytes, key_bytes
+from localv4.kernels.attention import attend_scratch_shapes
+from localv4.kv_cache import kv_bytes
 from localv4.limits import available_bytes, resident
 from localv4.sizes import format_bytes
 from localv4.streaming import fewest_slots
 from localv4.tensors import expert_tensors
 
-__all__ = ["MemoryPlan", "kv_bytes", "make_plan", "process_bytes", "workspace_bytes"]
+__all__ = ["MAPPED_CHUNK", "MemoryPlan", "make_plan", "process_bytes", "workspace_bytes"]
+
+MAPPED_CHUNK = 1024
+"""Tokens of a chunk where weights are in memory: they are decoded seldom enough then."""
 
 _LATER_BYTES = 160 * 2**20  # recorded programs, compiled code, memory freed and not given back
 _COMPILER_BYTES = 192 * 2**20  # in this process, where nobody compiled ahead (`warm_up`)
 _SPARED = 0.03  # of what is available, for the system; at most:
 _MOST_SPARED_BYTES = 2**30
 _KV_TOKENS = 65_536  # whose KV state is set aside from the start
+_CHUNKS = (8192, 4096, 2048, 1024, 512, 256, 128)
+_CHUNK_SHARE = 0.1  # of the budget, for buffers of a chunk where experts are streamed
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,8 @@ class MemoryPlan:
         Set aside for the KV state of all sessions.
     workspace
         Buffers of the largest chunk and of a single token.
+    chunk_tokens
+        Most tokens that pass through the model together.
     process
         Python, libraries and compiled kernels: what was measured, and what is still to come.
     total
@@ -71,6 +81,7 @@ class MemoryPlan:
     process: int
     total: int
     budget: int
+    chunk_tokens: int
     streams: bool = False
     n_slots: int = 0
     slot_bytes: int = 0
@@ -86,20 +97,6 @@ def process_bytes() -> int:
 
 def _later_bytes() -> int:
     return _LATER_BYTES + (0 if kernels_are_cached() else _COMPILER_BYTES)
-
-
-def kv_bytes(config: ModelConfig, n_tokens: int, trained: bool, mtp: bool = False) -> int:
-    """Return the bytes of KV state of a sequence, without room for growth."""
-    entry, key = entry_bytes(config, trained), key_bytes(config, trained)
-    total = 0
-    for ratio in (*config.compress_ratios, 0) if mtp else config.compress_ratios:
-        total += config.sliding_window * entry
-        if ratio:
-            coff = 2 if ratio == 4 else 1
-            widths = config.head_dim + (config.index_head_dim if ratio == 4 else 0)
-            total += 2 * 4 * coff * ratio * coff * widths
-            total += n_tokens // ratio * (entry + (key if ratio == 4 else 0))
-    return total
 
 
 def workspace_bytes(config: ModelConfig, n_tokens: int, threads: int, mtp: bool = False) -> int:
@@ -123,9 +120,12 @@ def workspace_bytes(config: ModelConfig, n_tokens: int, threads: int, mtp: bool 
     rows = min(n_tokens * config.num_experts_per_tok, max(GROUP_ROWS, n_tokens))
     routed = rows * (4 * inner + 2 * size)
     packed = packing_room(config, "fp4" if config.expert_dtype == "fp4" else "fp8", n_tokens)
-    attention = (2 * config.num_attention_heads + 80) * (config.head_dim + 128)
-    scoring = 2 * (config.index_n_heads + 64) * (config.index_head_dim + 64)
-    return packed + 4 * (n_tokens * token + routed + threads * (attention + scoring))
+    heads_of = n_tokens, threads, config.num_attention_heads, config.head_dim
+    attention = max(
+        sum(map(math.prod, attend_scratch_shapes(*heads_of, trained))) for trained in (False, True)
+    )
+    scoring = scoring_bytes(config, n_tokens, threads)
+    return packed + scoring + 4 * (n_tokens * token + routed + attention)
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,7 @@ def _needs(inventory: Inventory, mtp: bool) -> _Needs:
 
 
 def make_plan(
-    source: Checkpoint | ModelConfig,
-    budget: int | None,
-    chunk_tokens: int,
-    threads: int,
-    trained: bool,
-    mtp: bool,
+    source: Checkpoint | ModelConfig, budget: int | None, threads: int, trained: bool, mtp: bool
 ) -> MemoryPlan:
     """Divide a budget.
 
@@ -178,8 +173,6 @@ def make_plan(
         Says what there is: a checkpoint, or the config of one that is to come.
     budget
         Bytes; None takes what is available now but for a little.
-    chunk_tokens
-        Tokens of the largest chunk.
     threads
         Compute threads, each with scratch of its own.
     trained, mtp
@@ -188,7 +181,7 @@ def make_plan(
     Raises
     ------
     OutOfBudget
-        The budget leaves no room for one chunk; names the smallest that does.
+        The budget leaves no room for the smallest chunk; names the smallest that does.
     """
     inventory = take_inventory(source)
     config, needs = inventory.config, _needs(inventory, mtp)
@@ -196,38 +189,90 @@ def make_plan(
     within = available + process - _later_bytes()
     spared = min(round(_SPARED * within), _MOST_SPARED_BYTES)
     limit = within - spared if budget is None else budget
+    chunks = [_chunk(config, n, threads, trained, mtp) for n in _CHUNKS]
+
+    for chunk in chunks:
+        if chunk.n_tokens > MAPPED_CHUNK:
+            continue
+        room = min(limit, within) - process - chunk.workspace - needs.mapped
+        if room >= chunk.kv:
+            kv = limit - process - chunk.workspace - needs.mapped
+            return MemoryPlan(
+                needs.dense,
+                needs.embedding + needs.head,
+                needs.experts,
+                kv,
+                chunk.workspace,
+                process,
+                limit,
+                limit,
+                chunk.n_tokens,
+                kv_most=kv,
+            )
+    return _streaming_plan(config, needs, chunks, limit, within, process, trained, mtp)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """What passing so many tokens through the model takes: buffers, and KV state for them."""
+
+    n_tokens: int
+    workspace: int
+    kv: int
+
+
+def _chunk(config: ModelConfig, n_tokens: int, threads: int, trained: bool, mtp: bool) -> _Chunk:
+    n_tokens = min(n_tokens, config.max_position_embeddings)
     # the buffers of one token stay beside those of a chunk
-    workspace = sum(workspace_bytes(config, n, threads, mtp) for n in (1, chunk_tokens))
-    chunk_kv = kv_bytes(config, chunk_tokens, trained, mtp)
-    room = limit - process - workspace
-    if min(limit, within) - process - workspace - needs.mapped >= chunk_kv:
-        kv = room - needs.mapped
-        head = needs.embedding + needs.head
-        return MemoryPlan(
-            needs.dense, head, needs.experts, kv, workspace, process, limit, limit, kv_most=kv
-        )
-    room -= needs.dense + needs.head
+    workspace = sum(workspace_bytes(config, n, threads, mtp) for n in (1, n_tokens))
+    return _Chunk(n_tokens, workspace, kv_bytes(config, n_tokens, trained, mtp))
+
+
+def _streaming_plan(
+    config: ModelConfig,
+    needs: _Needs,
+    chunks: Sequence[_Chunk],
+    limit: int,
+    within: int,
+    process: int,
+    trained: bool,
+    mtp: bool,
+) -> MemoryPlan:
+    """Divide a budget that does not hold all weights.
+
+    A long prompt reads nearly all experts once a chunk, so chunks are as large as the budget can
+    spare.
+    """
+    room = limit - process - needs.dense - needs.head
     fewest = min(fewest_slots(config.num_experts_per_tok), needs.n_experts)
+    least = chunks[-1]
+    chunk = next((c for c in chunks if c.workspace <= _CHUNK_SHARE * limit), least)
+    room -= chunk.workspace
     kv_most = room - fewest * needs.slot
-    if kv_most < chunk_kv:
-        smallest = min(process + workspace + needs.mapped, limit - kv_most) + chunk_kv
+    if kv_most < chunk.kv:
+        chunk, room = least, room + chunk.workspace - least.workspace
+        kv_most = room - fewest * needs.slot
+    if kv_most < chunk.kv:
+        mapped = process + least.workspace + needs.mapped
+        smallest = min(mapped, limit - kv_most) + chunk.kv
         raise OutOfBudget(
             f"a memory budget of {format_bytes(limit)} is too small for this model, which needs "
             f"at least {format_bytes(smallest)}; give it that much"
         )
-    kv = max(min(kv_bytes(config, _KV_TOKENS, trained, mtp), kv_most), chunk_kv)
+    kv = max(min(kv_bytes(config, _KV_TOKENS, trained, mtp), kv_most), chunk.kv)
     n_slots = min((room - kv) // needs.slot, needs.n_experts)
     n_layers = config.num_hidden_layers + mtp
-    total = needs.dense + needs.head + n_slots * needs.slot + kv + workspace + process
+    total = needs.dense + needs.head + n_slots * needs.slot + kv + chunk.workspace + process
     return MemoryPlan(
         needs.dense,
         needs.head,
         n_slots * needs.slot,
         kv,
-        workspace,
+        chunk.workspace,
         process,
         total,
         limit,
+        chunk.n_tokens,
         True,
         n_slots,
         needs.slot,

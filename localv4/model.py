@@ -102,6 +102,8 @@ class Model:
             self.weights.wait(block.layer)
             block.forward(cache.layers[block.layer], step, workspace)
             step.note("h", block.layer + 1, copies)
+            if step.passed is not None:
+                step.passed(block.layer + 1)
         return hidden
 
     def logits(self, hidden: F32, trained: bool, out: F32) -> None:

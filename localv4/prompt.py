@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from localv4.encoding import Profile, ThinkingMode, render, thinking_arguments
+from localv4.encoding.literals import ASSISTANT, USER
 from localv4.errors import InvalidInput
 from localv4.tokenizer import Tokenizer
 
@@ -21,6 +22,7 @@ __all__ = ["Prompt", "PromptFormat", "with_tools"]
 Messages = Sequence[Mapping[str, Any]]
 _WRONG_TYPE = "a prompt is text, a list of messages or a list of token ids; this is none of them"
 Prompt = str | Sequence[int] | Messages
+_WORTH_A_STEP = 64  # tokens
 
 
 def with_tools(messages: Messages, tools: Sequence[Mapping[str, Any]] | None) -> Messages:
@@ -114,6 +116,25 @@ class PromptFormat:
             profile=self.profile,
         )
         return self._tokenizer().encode_pieces(pieces), mode
+
+    def branches(self, ids: Sequence[int], mode: ThinkingMode) -> tuple[int, ...]:
+        """Return where a rendered conversation may go on in another way than it does.
+
+        The end of what stands before the first question, and the last question's end: with
+        thinking, the next prompt leaves out what is thought behind it; else for another try, if
+        reading the question again would cost more than a step of its own.
+        """
+        assert self.tokenizer is not None
+        user, assistant = (self.tokenizer.control_id(literal) for literal in (USER, ASSISTANT))
+        if user not in ids or assistant not in ids:
+            return ()
+        opening = ids.index(user)
+        question = len(ids) - ids[::-1].index(assistant)
+        found = [opening] if opening >= _WORTH_A_STEP else []
+        before = max(place for place, token in enumerate(ids) if token == user)
+        if mode == "thinking" or question - before >= _WORTH_A_STEP:
+            found.append(question)
+        return tuple(found)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

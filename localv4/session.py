@@ -1,44 +1,58 @@
 """One sequence of tokens with its KV state.
 
-Feeds tokens to the model in chunks, keeps the position, and takes snapshots.  Knows nothing
-of text or sampling.
+Feeds tokens to the model in chunks, keeps the position, takes snapshots and goes back to them.
+Knows nothing of text or sampling.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from localv4.checks import choice, integer_array
-from localv4.errors import ContextOverflow, InvalidInput, LocalV4Error
-from localv4.kv_cache import KVCache
+from localv4.errors import ContextOverflow, InvalidInput, LocalV4Error, OutOfBudget
+from localv4.kept import Kept
+from localv4.kv_cache import KVCache, KVMark, kv_bytes
+from localv4.kv_ledger import KVLedger
 from localv4.model import Model
 from localv4.mtp import MtpBlock
+from localv4.session_state import (
+    Identity,
+    refuse_other,
+    save_state,
+    saved_bytes,
+    saved_positions,
+    take_state,
+)
+from localv4.state_file import open_state
 from localv4.stats import Stats
 from localv4.step import Observer, Step
 
-__all__ = ["CHUNK_TOKENS", "Session", "Snapshot"]
+__all__ = ["Session", "Snapshot"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
-# Tokens that pass through the model together.  More reuse each decoded weight more often
-# and need more workspace; no byte of the result depends on it.
-CHUNK_TOKENS = 1024
-
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """The state of a session at a position; `Session.restore` returns to it any number of times."""
+    """The state of a session at a position; `Session.restore` returns to it any number of times.
+
+    It shares what has grown with the session, and costs a copy of the rest.
+    """
 
     owner: object
-    ids: tuple[int, ...]
-    cache: KVCache
-    last_hidden: F32 | None
+    state: KVMark
+
+    @property
+    def position(self) -> int:
+        """Tokens held."""
+        return self.state.ids.size
 
 
 class Session:
@@ -50,15 +64,28 @@ class Session:
         What computes; mtp is None without a draft.
     context
         Most tokens the session may hold.
+    chunk_tokens
+        Most tokens that pass through the model together; decides no byte.
     trained
         Trained or float32 numerics.
     computing
         Returns a context in which kernels may run.
-    admit
-        Called before a chunk and a restore with the session and the bytes of KV state it will
-        hold; raises OutOfBudget.
+    ledger
+        Of all KV state.
     stats
         Counters of the engine.
+    identity
+        Returns what saved states are known by.
+
+    Attributes
+    ----------
+    context, chunk_tokens
+        As given.
+
+    Raises
+    ------
+    OutOfBudget
+        An empty state does not fit the memory budget.
     """
 
     def __init__(
@@ -66,63 +93,78 @@ class Session:
         model: Model,
         mtp: MtpBlock | None,
         context: int,
+        chunk_tokens: int,
         trained: bool,
         computing: Callable[[], AbstractContextManager[None]],
-        admit: Callable[["Session", int], None],
+        ledger: KVLedger,
         stats: Stats,
+        identity: Callable[[], Identity],
     ) -> None:
         self.context = context
+        self.chunk_tokens = chunk_tokens
         self._model = model
         self._mtp = mtp
         self._trained = trained
         self._computing = computing
-        self._admit = admit
+        self._ledger = ledger
         self._stats = stats
-        self._cache = KVCache.empty(model.config, trained, mtp is not None)
-        self._ids: list[int] = []
-        self._last_hidden: F32 | None = None
+        self._identity = identity
+        self._kept = Kept()
         self._torn = False
         self._admitted: int | None = None
+        with_mtp = mtp is not None
+        with computing():
+            ledger.admit(kv_bytes(model.config, 0, trained, with_mtp))
+        self._cache = KVCache(model.config, trained, with_mtp, context)
+        ledger.enter(self._cache)
 
     @property
     def position(self) -> int:
         """Tokens held."""
-        return len(self._ids)
+        return self._cache.ids.size
 
     @property
     def ids(self) -> list[int]:
         """The tokens held."""
-        return self._ids.copy()
+        held: list[int] = self._cache.ids.tolist()
+        return held
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of KV state held, room for growth included."""
+        """Bytes of KV state held; snapshots are apart."""
         return self._cache.n_bytes
 
     def prefill(
         self,
         ids: ArrayLike,
-        logits: Literal["last", "all"] = "last",
+        logits: Literal["last", "all", "none"] = "last",
         observe: Observer | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> F32:
         """Feed tokens; any split into calls gives the same bytes.
+
+        If it is interrupted or fails, the session holds the chunks that were done, and can go on.
 
         Parameters
         ----------
         ids
             Token ids, at least one.
         logits
-            "last" for the last token's logits, "all" for every token's.
+            "last" for the last token's logits, "all" for every token's, "none" for none, which
+            saves the product with the output matrix.
         observe
             Called as observe(name, layer, position, array) for every layer of every chunk of
-            at most `CHUNK_TOKENS` tokens; position is that of the chunk's first token.  Names:
+            at most `chunk_tokens` tokens; position is that of the chunk's first token.  Names:
             attn_in attn_out ffn_in ffn_out h router_indices router_weights indexer_topk
             window_kv compressed_kv indexer_kv.  Rows are tokens, for the last two the entries
             that the chunk completes; "h" of layer i is the state before block i.
+        progress
+            Called now and then with how many of the tokens are done, parts of a chunk by its
+            layers.
 
         Returns
         -------
-        float32 (vocab_size,), or (n, vocab_size) for "all".
+        float32 (vocab_size,), (n, vocab_size) for "all", (0,) for "none".
 
         Raises
         ------
@@ -133,22 +175,26 @@ class Session:
         OutOfBudget
             The KV state would exceed the memory budget; whole chunks before it stay fed.
         """
-        choice("logits", logits, ("last", "all"))
+        choice("logits", logits, ("last", "all", "none"))
         self._check_observer(observe)
         tokens = self._checked(ids)
         started = time.perf_counter()
-        every = self._rows(tokens.size if logits == "all" else 1)
-        for first in range(0, tokens.size, CHUNK_TOKENS):
-            chunk = tokens[first : first + CHUNK_TOKENS]
-            if logits == "all":
-                rows = every[first : first + chunk.size]
-            else:
-                rows = every[int(first + chunk.size < tokens.size) :]
+        n_rows = {"last": 1, "all": tokens.size, "none": 0}[logits]
+        rows = self._rows(n_rows)
+        n_layers = len(self._model.blocks)
+        for first in range(0, tokens.size, self.chunk_tokens):
+            chunk = tokens[first : first + self.chunk_tokens]
+            behind = tokens.size - first - chunk.size  # tokens of later chunks
+            wanted = rows[max(n_rows - behind - chunk.size, 0) : max(n_rows - behind, 0)]
             with self._stepping(chunk.size):
-                self._feed(chunk, observe, rows)
-        self._stats.prefill_tokens += tokens.size
+                self._feed(
+                    chunk, observe, wanted, _by_layers(progress, first, chunk.size, n_layers)
+                )
+            self._stats.prefill_tokens += chunk.size
         self._stats.prefill_s += time.perf_counter() - started
-        return every if logits == "all" else np.asarray(every[0])
+        if logits == "all":
+            return rows
+        return np.asarray(rows[0]) if logits == "last" else np.empty(0, np.float32)
 
     def decode(self, token_id: int, observe: Observer | None = None) -> F32:
         """Feed one token and return the next one's logits, float32 (vocab_size,).
@@ -163,7 +209,7 @@ class Session:
         started = time.perf_counter()
         logits = self._rows(1)
         with self._stepping(1):
-            self._feed(tokens, observe, logits)
+            self._feed(tokens, observe, logits, None)
         self._stats.decode_tokens += 1
         self._stats.decode_s += time.perf_counter() - started
         return np.asarray(logits[0])
@@ -185,21 +231,28 @@ class Session:
         if self._mtp is None:
             raise InvalidInput('a draft needs an engine loaded with draft="mtp"')
         self._check_whole()
-        if self._last_hidden is None:
+        if self._cache.last_hidden is None:
             raise InvalidInput("a draft follows a token; feed one with prefill first")
         ids = self._checked_ids([next_id])
         with self._computing():
             step = Step(ids, self.position - 1, self._trained, self._model.rope)
-            scratch = self._cache.layers[-1].copy()
+            scratch = self._cache.layers[-1].without_rows()
             logits = self._rows(1)
-            hidden = self._mtp.forward(self._last_hidden, scratch, step)
+            hidden = self._mtp.forward(self._cache.last_hidden, scratch, step)
             self._mtp.logits(hidden, self._trained, logits)
             return np.asarray(logits[0])
 
     def snapshot(self) -> Snapshot:
-        """Return a copy of the state, to come back to with `restore`."""
+        """Return the state, to come back to with `restore`.
+
+        Raises
+        ------
+        OutOfBudget
+            Its copy of what does not grow would exceed the memory budget.
+        """
         self._check_whole()
-        return Snapshot(self._model, tuple(self._ids), self._cache.copy(), self._last_hidden)
+        with self._computing():
+            return Snapshot(self._model, self._mark())
 
     def restore(self, mark: Snapshot) -> None:
         """Return to a snapshot of this session, or of another session of the same engine.
@@ -213,60 +266,193 @@ class Session:
         """
         if not isinstance(mark, Snapshot):
             raise InvalidInput(f"{mark!r} is no snapshot; give what snapshot() returned")
-        cache = mark.cache
-        if mark.owner is not self._model or len(cache.layers) != len(self._cache.layers):
+        if mark.owner is not self._model or len(mark.state.rows) != len(self._cache.growing):
             raise InvalidInput("the snapshot belongs to another engine; restore it there")
-        if len(mark.ids) > self.context:
+        if mark.position > self.context:
             raise InvalidInput(
-                f"the snapshot holds {len(mark.ids)} tokens, more than this session's context "
+                f"the snapshot holds {mark.position} tokens, more than this session's context "
                 f"of {self.context}; restore it in a larger one"
             )
-        with self._computing():
-            self._admit(self, cache.n_bytes)
-        self._cache = cache.copy()
-        self._ids = list(mark.ids)
-        self._last_hidden = mark.last_hidden
-        self._torn = False
-        self._admitted = None
+        self._go_to(mark.state)
 
     def reset(self) -> None:
-        """Forget all tokens."""
-        self._cache = KVCache.empty(self._model.config, self._trained, self._mtp is not None)
-        self._ids = []
-        self._last_hidden = None
+        """Forget all tokens, and what was kept."""
+        self._kept = Kept()
+        self._cache.clear()
         self._torn = False
         self._admitted = None
 
-    def check_fits(self, ids: ArrayLike) -> None:
-        """Raise what `prefill` would raise for these ids before any work."""
-        self._checked(ids)
+    def keep(self) -> None:
+        """Keep a snapshot of the present state, for `rewind`; not if memory is short."""
+        self._check_whole()
+        if not self.position or self._kept.has(self.position):
+            return
+        with self._computing():
+            try:
+                self._kept.add(self._mark())
+            except OutOfBudget:
+                self._kept.drop_one()
+
+    def rewind(self, ids: ArrayLike) -> int:
+        """Go back to where these tokens can be continued from with the least work.
+
+        That is the present state or one of those kept (`keep`): the longest that is a beginning
+        of `ids` and not all of it.  If none is, the session is empty afterwards.
+
+        Returns
+        -------
+        How many of the tokens the session holds now.
+
+        Raises
+        ------
+        InvalidInput
+            Ids outside the vocabulary.
+        """
+        tokens = self._checked_ids(ids)
+        held = self._cache.ids
+        if self._torn or held.size >= tokens.size or not np.array_equal(held, tokens[: held.size]):
+            mark = self._kept.longest(tokens)
+            if mark is None:
+                self.reset()
+            else:
+                # what is further on can't be shared with what comes now
+                self._kept.drop_behind(mark.ids.size)
+                self._go_to(mark)
+        return self.position
+
+    def saved_bytes(self, facts: Mapping[str, Any] | None = None) -> int:
+        """Return the size of the file that `save` would write."""
+        self._check_whole()
+        return saved_bytes(self._cache, [*self._kept], self._identity(), facts or {})
+
+    def save(self, path: str | Path, facts: Mapping[str, Any] | None = None) -> int:
+        """Write the state to a file, with what `keep` kept: all of it or nothing.
+
+        `Engine.load_session` reads it again.  Costs about as much as writing it, 3.5 kB a token
+        for Flash and 17 MB.
+
+        Parameters
+        ----------
+        path
+            The file, which is replaced; its folder must be there.
+        facts
+            What else the file says and can be read without the state, as JSON.
+
+        Returns
+        -------
+        Bytes written.
+
+        Raises
+        ------
+        InvalidInput
+            The facts are no JSON.
+        OutOfBudget
+            The disk has no room; what was there before is untouched.
+        LocalV4Error
+            It cannot be written, or the state is not whole.
+        """
+        self._check_whole()
+        # no step may change the state meanwhile
+        with self._computing():
+            identity = self._identity()
+            return save_state(Path(path), self._cache, [*self._kept], identity, facts or {})
+
+    def load(self, path: str | Path) -> None:
+        """Replace the state by one that was saved, with what was kept.
+
+        Raises
+        ------
+        InvalidInput
+            There is no such file, or it holds more than this session's context.
+        DamagedSession
+            It is torn, damaged, or of another model or version; the session is empty then.
+        OutOfBudget
+            Its KV state would exceed the memory budget; the session is empty then.
+        """
+        with open_state(Path(path)) as file, self._computing():
+            refuse_other(Path(path), file.head, self._identity())
+            n_tokens, kept = saved_positions(Path(path), file.head)
+            if n_tokens > self.context:
+                raise InvalidInput(
+                    f"{path} holds {n_tokens:,} tokens, more than a context of {self.context:,}; "
+                    "open it with a larger one"
+                )
+            self.reset()
+            try:
+                fixed = len(kept) * self._cache.fixed.nbytes
+                growth = self._cache.n_bytes_at(n_tokens) - self._cache.n_bytes
+                self._ledger.admit(growth + fixed)
+                self._torn = True
+                marks = take_state(file, self._cache, n_tokens, kept)
+            except BaseException:
+                self.reset()
+                raise
+            for mark in marks:
+                self._ledger.enter(mark)
+                self._kept.add(mark)
+            self._torn = False
+
+    def check_fits(self, ids: ArrayLike, rewound: bool = False) -> None:
+        """Raise what `prefill` would raise for these ids before any work.
+
+        With `rewound`, ids are all that the session will hold, as after `rewind`.
+        """
+        if not rewound:
+            self._checked(ids)
+        elif (count := self._checked_ids(ids).size) > self.context:
+            raise ContextOverflow(
+                f"{count:,} tokens do not fit a context of {self.context:,}; {self._advice()}"
+            )
+
+    def _mark(self) -> KVMark:
+        """Return a mark of the present state, for which there is room."""
+        self._ledger.admit(self._cache.fixed.nbytes)
+        mark = self._cache.mark()
+        self._ledger.enter(mark)
+        return mark
+
+    def _go_to(self, mark: KVMark) -> None:
+        """Make a mark the present state."""
+        with self._computing():
+            self._ledger.admit(self._cache.cost_of(mark))
+            self._torn = True
+            self._cache.go_to(mark)
+        self._torn = False
+        self._admitted = None
 
     def _rows(self, count: int) -> F32:
         """Return room for logits."""
         return np.empty((count, self._model.config.vocab_size), np.float32)
 
-    def _feed(self, ids: I64, observe: Observer | None, logits: F32) -> None:
+    def _feed(
+        self,
+        ids: I64,
+        observe: Observer | None,
+        logits: F32,
+        passed: Callable[[int], None] | None,
+    ) -> None:
         """Pass one chunk through the model, and the MTP block one token behind it.
 
         Writes the logits of the chunk's last tokens, as many as `logits` has rows.
         """
-        step = Step(ids, self.position, self._trained, self._model.rope, observe)
+        step = Step(ids, self.position, self._trained, self._model.rope, observe, passed)
         hidden = self._model.forward(self._cache, step)
         if len(logits):
             self._model.logits(hidden[len(hidden) - len(logits) :], self._trained, logits)
         if self._mtp is not None:
             last_hidden = hidden[-1:].copy()
             self._follow(hidden, ids)
-            self._last_hidden = last_hidden
-        self._ids += ids.tolist()
+            self._cache.last_hidden = last_hidden
+        self._cache.append_ids(ids)
 
     def _follow(self, hidden: F32, ids: I64) -> None:
         """Feed the MTP block the states whose next token is known now."""
         assert self._mtp is not None
-        if self._last_hidden is None:
+        before = self._cache.last_hidden
+        if before is None:
             states, following, position = hidden[:-1].copy(), ids[1:], self.position
         else:
-            states = np.concatenate([self._last_hidden, hidden[:-1]])
+            states = np.concatenate([before, hidden[:-1]])
             following, position = ids, self.position - 1
         if following.size:
             step = Step(following, position, self._trained, self._model.rope)
@@ -281,13 +467,16 @@ class Session:
         self._check_whole()
         tokens = self._checked_ids(ids)
         if self.position + tokens.size > self.context:
-            most = self._model.config.max_position_embeddings
-            larger = " or ask for a larger context" if self.context < most else ""
             raise ContextOverflow(
-                f"{tokens.size} tokens do not fit: the session holds {self.position} of at most "
-                f"{self.context}; shorten the input{larger}"
+                f"{tokens.size:,} tokens do not fit: the session holds {self.position:,} of at "
+                f"most {self.context:,}; {self._advice()}"
             )
         return tokens
+
+    def _advice(self) -> str:
+        most = self._model.config.max_position_embeddings
+        larger = " or ask for a larger context" if self.context < most else ""
+        return f"shorten the input{larger}"
 
     @staticmethod
     def _check_observer(observe: object) -> None:
@@ -303,13 +492,44 @@ class Session:
 
     @contextmanager
     def _stepping(self, n_tokens: int) -> Iterator[None]:
-        """Compute inside; a state that an exception left half updated is not used again."""
+        """Compute inside.
+
+        What fails leaves the state as it was; a single token's would cost more to note than it is
+        worth, so then the session wants a snapshot.
+        """
         with self._computing():
-            # the KV state grows with every fourth token at most
+            # the KV state grows with every fourth token at most, and with a page
             quarter = (self.position + n_tokens) // 4
             if quarter != self._admitted:
-                self._admit(self, self._cache.n_bytes_at(self.position + n_tokens))
+                self._admit_growth(n_tokens)
                 self._admitted = quarter
             self._torn = True
-            yield
+            if n_tokens > 1:
+                self._cache.remember()
+            try:
+                yield
+            except BaseException:
+                if n_tokens > 1:
+                    self._cache.take_back()
+                    self._torn, self._admitted = False, None
+                raise
             self._torn = False
+
+    def _admit_growth(self, n_tokens: int) -> None:
+        """Make room for tokens; what is kept for `rewind` gives way."""
+        growth = self._cache.n_bytes_at(self.position + n_tokens) - self._cache.n_bytes
+        while True:
+            try:
+                return self._ledger.admit(growth)
+            except OutOfBudget:
+                if not self._kept.drop_one():
+                    raise
+
+
+def _by_layers(
+    progress: Callable[[float], None] | None, first: int, n_tokens: int, n_layers: int
+) -> Callable[[int], None] | None:
+    """Return what tells the progress of a chunk from the number of layers passed."""
+    if progress is None:
+        return None
+    return lambda n_passed: progress(first + n_tokens * n_passed / n_layers)

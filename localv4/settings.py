@@ -26,6 +26,7 @@ __all__ = [
     "config_file",
     "environment_with",
     "load_settings",
+    "session_folder",
     "set_library_default",
 ]
 
@@ -56,6 +57,10 @@ class Settings:
         Chat format; None to detect it from the checkpoint.
     cache_dir
         Folder for compiled kernels and the built-in model.
+    sessions_dir
+        Folder for saved sessions; None for a user without a home folder who named none.
+    session_limit
+        Most bytes that saved sessions may take together.
     color
         False with ``NO_COLOR`` or ``TERM=dumb``: no escape codes even on a terminal.
     sources
@@ -72,6 +77,8 @@ class Settings:
     think: Think | None
     profile: Profile | None
     cache_dir: Path
+    sessions_dir: Path | None
+    session_limit: int
     color: bool
     sources: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -130,11 +137,14 @@ _PARSERS: Mapping[str, Callable[[object], object]] = MappingProxyType(
         "think": _choice("off", "low", "high", "max"),
         "profile": _choice("preview", "official"),
         "cache_dir": _folder,
+        "sessions_dir": _folder,
+        "session_limit": _size,
     }
 )
 _TIER_VARIABLE = "LOCALV4_TIER"
 _CONFIG_VARIABLE = "LOCALV4_CONFIG"
 _NAME_CACHE = "let LOCALV4_CACHE_DIR name a folder for it"
+_SESSION_LIMIT_BYTES = 20 * 2**30
 
 
 def _variable(name: str) -> str:
@@ -164,6 +174,23 @@ def config_file() -> Path | None:
 def cache_folder() -> Path:
     """Folder for compiled kernels and the built-in model, not necessarily there yet."""
     return load_settings().cache_dir
+
+
+def session_folder() -> Path:
+    """Folder for saved sessions, not necessarily there yet.
+
+    Raises
+    ------
+    InvalidInput
+        There is no home folder, and none was named: a temporary one would not keep them.
+    """
+    folder = load_settings().sessions_dir
+    if folder is None:
+        raise InvalidInput(
+            "there is no home folder to keep sessions in; let LOCALV4_SESSIONS_DIR name one for "
+            "them"
+        )
+    return folder
 
 
 def asked_tier() -> str | None:
@@ -205,6 +232,7 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
     ]
     values: dict[str, object] = {"model": None, "memory": None, "threads": None, "context": None}
     values |= {"numerics": "trained", "think": None, "profile": None}
+    values["session_limit"] = _SESSION_LIMIT_BYTES
     sources = dict.fromkeys(_PARSERS, "default")
     for layer in reversed(layers):
         for name, (value, source) in layer.items():
@@ -217,6 +245,9 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
     if "cache_dir" not in values:
         values["cache_dir"], warning = _default_cache_dir()
         warnings += warning
+    if "sessions_dir" not in values:
+        user_folder = _user_folder("data")
+        values["sessions_dir"] = None if user_folder is None else user_folder / "sessions"
     return Settings(
         **values,  # type: ignore[arg-type]  # each parser gives its field's type
         color=not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
@@ -241,11 +272,15 @@ def _default_cache_dir() -> tuple[Path, tuple[str, ...]]:
     return folder, (f"there is no home folder, so the cache is {folder}; {_NAME_CACHE}",)
 
 
-def _user_folder(kind: Literal["cache", "config"]) -> Path | None:
-    # Imported where needed: it costs 25 ms, and most starts name no folder.
+def _user_folder(kind: Literal["cache", "config", "data"]) -> Path | None:
+    # Imported where needed: it costs 25 ms, and a start may name every folder.
     import platformdirs
 
-    find = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_config_dir
+    find = {
+        "cache": platformdirs.user_cache_dir,
+        "config": platformdirs.user_config_dir,
+        "data": platformdirs.user_data_dir,
+    }[kind]
     try:
         folder = Path(find("localv4", appauthor=False))
     except RuntimeError:  # there is no home folder; older versions return ~/... then

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 __all__ = [
-    "CHUNK_TOKENS",
     "LAYER_S",
     "MORE_MEMORY_BYTES",
     "OVERHEAD",
@@ -46,9 +45,6 @@ for experts takes some tenths of a millisecond a layer.
 
 MORE_MEMORY_BYTES = 16 * 2**30
 """Of the memory that `gains` adds."""
-
-CHUNK_TOKENS = 1024
-"""Tokens that go through the layers at a time while a prompt is read."""
 
 # Share of all experts that are in memory, and of the choices that find theirs there: traces in
 # which 9, 25 and 46% of a layer's experts get 50, 80 and 95% of the choices, the favourites change
@@ -300,7 +296,7 @@ def _hash_layers_s(work: Work, rates: Rates, hit_rate: float) -> float:
     return now_s
 
 
-def prefill_s(work: Work, rates: Rates, n_tokens: int, share: float) -> float:
+def prefill_s(work: Work, rates: Rates, n_tokens: int, share: float, chunk_tokens: int) -> float:
     """Return the seconds to read a prompt; rough.
 
     For each chunk the longer of both: reading the experts that any of its tokens chooses and that
@@ -314,9 +310,11 @@ def prefill_s(work: Work, rates: Rates, n_tokens: int, share: float) -> float:
         Of the prompt.
     share
         Slots of the cache as a share of all experts.
+    chunk_tokens
+        Most tokens that go through the layers at a time.
     """
-    full, rest = divmod(n_tokens, CHUNK_TOKENS)
-    seconds = full * _chunk_s(work, rates, CHUNK_TOKENS, share)
+    full, rest = divmod(n_tokens, chunk_tokens)
+    seconds = full * _chunk_s(work, rates, chunk_tokens, share)
     if rest:
         seconds += _chunk_s(work, rates, rest, share)
     return (1 + OVERHEAD) * (seconds + work.head_bytes / rates.bf16)

@@ -30,6 +30,8 @@ class Step:
         The model's rotary tables.
     observe
         Called as observe(name, layer, position, array) with intermediate results, or None.
+    passed
+        Called behind every block with the number of blocks passed, or None.
     """
 
     ids: NDArray[np.int64]
@@ -37,6 +39,7 @@ class Step:
     trained: bool
     rope: Rope
     observe: Observer | None = None
+    passed: Callable[[int], None] | None = None
 
     @property
     def n_tokens(self) -> int:

@@ -49,7 +49,7 @@ class TeacherForced:
         inputs = float_array("x", x, (self._config.hidden_size,))
         step = self._begin(layer, np.zeros(len(inputs), np.int64))
         workspace = self._model.workspaces.make(len(inputs), self._trained)
-        program, cache, out = Program(), self._empty(layer), np.empty_like(inputs)
+        program, cache, out = Program(), self._empty(layer, len(inputs)), np.empty_like(inputs)
         recorded = block.attention.record(program, inputs, out, workspace)
         recorded.prepare(cache, step)
         workspace.run(program)
@@ -89,7 +89,7 @@ class TeacherForced:
         workspace = self._model.workspaces.make(len(states), self._trained)
         hidden = hidden_buffer(self._config, workspace)
         hidden[:] = states.reshape(hidden.shape)
-        block.forward(self._empty(layer), step, workspace)
+        block.forward(self._empty(layer, len(states)), step, workspace)
         return hidden.reshape(states.shape)
 
     def _block(self, layer: int) -> Block:
@@ -108,6 +108,6 @@ class TeacherForced:
         self._model.weights.wait(layer)
         return Step(ids, 0, self._trained, self._model.rope)
 
-    def _empty(self, layer: int) -> LayerCache:
+    def _empty(self, layer: int, n_tokens: int) -> LayerCache:
         ratio = self._config.compress_ratios[layer]
-        return LayerCache.empty(self._config, ratio, self._trained)
+        return LayerCache.empty(self._config, ratio, self._trained, n_tokens)

@@ -33,17 +33,25 @@ class ScriptedSession:
         self.context = context
         self.said = 0
         self.prefills = []
+        self.kept = []
 
     @property
     def position(self):
         return len(self.held)
 
-    def prefill(self, ids):
+    chunk_tokens = 1024
+
+    def keep(self):
+        self.kept.append(len(self.held))
+
+    def prefill(self, ids, logits="last", progress=None):
         if len(self.held) + len(ids) > self.context:
             raise ContextOverflow("full")
         self.prefills.append(list(ids))
         self.held += ids
-        return self._logits()
+        if progress is not None:
+            progress(len(ids))
+        return self._logits() if logits == "last" else np.empty(0, np.float32)
 
     def decode(self, token_id):
         assert token_id == self.said_id, "decoded something that was not sampled last"

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from localv4.config import ModelConfig
+from localv4.kernels.threads import choose_threads
 from localv4.limits import resident
+from localv4.memory import workspace_bytes
 from localv4.synthetic import PRESETS, synthesise
 
 pytestmark = pytest.mark.skipif(
@@ -71,7 +74,10 @@ def test_a_process_stays_below_its_budget(folder: Path, share: float) -> None:
 
     roomy = run(2**31)
     assert not roomy["streams"]
-    fixed = roomy["process"] + roomy["workspace"] + roomy["dense"] + roomy["head"]
+    # buffers of the smallest chunk: with those of a larger one the experts would fit
+    config, threads = ModelConfig.from_folder(folder), choose_threads(None)
+    workspace = sum(workspace_bytes(config, n_tokens, threads) for n_tokens in (1, 128))
+    fixed = roomy["process"] + workspace + roomy["dense"] + roomy["head"]
     held = run(fixed + _KV_BYTES + round(share * roomy["experts"]))
     assert held["streams"]
     assert 0 < held["compared"] <= held["n_slots"]

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from localv4.errors import InvalidInput
-from localv4.settings import cache_folder, config_file, load_settings, set_library_default
+from localv4.settings import (
+    cache_folder,
+    config_file,
+    load_settings,
+    session_folder,
+    set_library_default,
+)
 from localv4.sizes import format_bytes, parse_bytes
 
 
@@ -57,6 +63,7 @@ def test_file_may_give_bytes_as_a_number(config):
         ('memory = "lots"', "not a size"),
         ("memory = 0", "above zero"),
         ("memory = true", "not a size"),
+        ('session_limit = "0"', "above zero"),
         ("memory = [1]", "not a size"),
         ("threads = 1.5", "whole number"),
         ("threads = true", "whole number"),
@@ -124,6 +131,19 @@ def test_cache_folder_and_config_file_follow_the_environment(config, monkeypatch
     assert found.name == "config.toml"
 
 
+def test_sessions_have_a_folder_and_a_limit(config, monkeypatch, tmp_path):
+    assert load_settings().session_limit == 20 * 2**30
+    assert session_folder().parts[-2:] == ("localv4", "sessions")
+    config.write_text('session_limit = "1GiB"\nsessions_dir = "/elsewhere"\n')
+    settings = load_settings()
+    assert (settings.session_limit, settings.sessions_dir) == (2**30, Path("/elsewhere"))
+    monkeypatch.setenv("LOCALV4_SESSION_LIMIT", "2GiB")
+    monkeypatch.setenv("LOCALV4_SESSIONS_DIR", str(tmp_path / "sessions"))
+    assert load_settings().session_limit == 2**31
+    assert session_folder() == tmp_path / "sessions"
+    assert not session_folder().exists()
+
+
 def test_a_config_file_of_nobody_is_refused(monkeypatch):
     monkeypatch.setenv("LOCALV4_CONFIG", "~nobody-of-this-name/x")
     with pytest.raises(InvalidInput, match=r"LOCALV4_CONFIG: there is no home folder"):
@@ -133,8 +153,9 @@ def test_a_config_file_of_nobody_is_refused(monkeypatch):
 @pytest.fixture
 def homeless(monkeypatch, tmp_path) -> Path:
     """A user without a home folder; returns where the cache should be."""
-    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LOCALV4_CACHE_DIR"):
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("LOCALV4_CACHE_DIR", raising=False)
     monkeypatch.delenv("LOCALV4_CONFIG", raising=False)
 
     def nobody(_uid):
@@ -153,6 +174,14 @@ def test_without_a_home_folder_the_cache_is_a_temporary_one(homeless):
     (warning,) = settings.warnings
     assert "LOCALV4_CACHE_DIR" in warning
     assert config_file() is None
+
+
+def test_without_a_home_folder_sessions_need_a_named_one(homeless, monkeypatch, tmp_path):
+    assert load_settings().sessions_dir is None
+    with pytest.raises(InvalidInput, match="LOCALV4_SESSIONS_DIR"):
+        session_folder()
+    monkeypatch.setenv("LOCALV4_SESSIONS_DIR", str(tmp_path))
+    assert session_folder() == tmp_path
 
 
 def test_a_temporary_cache_of_somebody_else_is_refused(homeless, tmp_path):

@@ -9,7 +9,6 @@ import pytest
 from localv4.checkpoint import Checkpoint
 from localv4.inventory import take_inventory
 from localv4.speed import (
-    CHUNK_TOKENS,
     LAYER_S,
     OVERHEAD,
     Rates,
@@ -152,15 +151,15 @@ def test_the_share_that_waits_for_the_disk():
 def test_a_prompt_reads_each_missing_expert_once_a_chunk():
     slow = replace(RATES, disk=1.0)
     head_s = 6_000 / 4e3
-    one_chunk_s = prefill_s(WORK, slow, CHUNK_TOKENS, 0.25) / (1 + OVERHEAD) - head_s
+    one_chunk_s = prefill_s(WORK, slow, 1024, 0.25, 1024) / (1 + OVERHEAD) - head_s
     assert one_chunk_s == pytest.approx(32 * 0.75 * 1000)
-    two_s = prefill_s(WORK, slow, 2 * CHUNK_TOKENS, 0.25) / (1 + OVERHEAD) - head_s
+    two_s = prefill_s(WORK, slow, 2048, 0.25, 1024) / (1 + OVERHEAD) - head_s
     assert two_s == pytest.approx(2 * one_chunk_s)
 
 
 def test_a_prompt_is_bound_by_products_when_all_is_there():
     few_flops = replace(RATES, flops=1e3)
-    seconds = prefill_s(WORK, few_flops, 500, 1.0) / (1 + OVERHEAD) - 6_000 / 4e3
+    seconds = prefill_s(WORK, few_flops, 500, 1.0, 1024) / (1 + OVERHEAD) - 6_000 / 4e3
     assert seconds == pytest.approx(2 * 100_000 * 500 / 1e3)
 
 

@@ -41,7 +41,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def streams(checkpoint: Checkpoint, held: list[int]) -> Iterator[Streams]:
     plan = MemoryPlan(
-        0, 0, 20 * SLOT, 5000, 0, 0, BUDGET, BUDGET, True, 20, SLOT, kv_most=5000 + 14 * SLOT
+        0, 0, 20 * SLOT, 5000, 0, 0, BUDGET, BUDGET, 1024, True, 20, SLOT, kv_most=5000 + 14 * SLOT
     )
     streams = Streams(checkpoint, plan, mtp=True)
     yield streams
@@ -118,6 +118,6 @@ def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
     with Checkpoint.open(folder) as checkpoint:
         shard = sorted(folder.glob("*.safetensors"))[1]
         shard.unlink()
-        plan = MemoryPlan(0, 0, 0, 0, 0, 0, 0, 0, True, 6, SLOT)
+        plan = MemoryPlan(0, 0, 0, 0, 0, 0, 0, 0, 1024, True, 6, SLOT)
         with pytest.raises(DamagedCheckpoint, match=f"{shard.name} cannot be opened"):
             Streams(checkpoint, plan, mtp=False)

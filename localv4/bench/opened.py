@@ -26,6 +26,7 @@ from localv4.step import Step
 __all__ = ["Opened", "open_model"]
 
 _LEAST_BYTES = 2**16  # smaller tensors are not worth a task
+_ROOM = 1024  # tokens that may follow
 _FED = 128  # tokens after which every window and every compressor has been full
 _READ = Reader(2**20, 0)
 
@@ -63,8 +64,8 @@ class Opened:
         """Return a chunk of random tokens."""
         return Step(self.ids(count), position, True, self.model.rope)
 
-    def cache_at(self, context: int) -> tuple[KVCache, int]:
-        """Return the KV state after a context, and its tokens.
+    def cache_at(self, context: int, more: int = _ROOM) -> tuple[KVCache, int]:
+        """Return the KV state after a context, with room for more tokens, and its tokens.
 
         Up to `_FED` tokens are fed.  More are stood in for: compressed entries are repeated and
         index keys drawn at random, as many as there would be, which costs an attention step as
@@ -80,7 +81,7 @@ class Opened:
             raise ContextOverflow(
                 f"--context has {context} and the model ends at {most}; give smaller ones"
             )
-        cache = KVCache.empty(self.model.config, trained=True, mtp=False)
+        cache = KVCache(self.model.config, True, False, context=min(context + more, most))
         if context:
             self.model.forward(cache, self.step(min(context, _FED), 0))
         if context > _FED:

@@ -20,8 +20,8 @@ from localv4.bench.roof import measure_peaks
 from localv4.bench.timing import in_turns, median_ratio
 from localv4.errors import ContextOverflow
 from localv4.kernels import tiers
-from localv4.kv_cache import KVCache
-from localv4.session import CHUNK_TOKENS
+from localv4.kv_cache import KVCache, KVMark
+from localv4.memory import MAPPED_CHUNK
 
 __all__ = ["measure_prefill"]
 
@@ -29,8 +29,10 @@ _TURNS = 3
 _Say = Callable[[str], None]
 
 
-def measure_prefill(folder: Path, n_tokens: int, threads: int | None, say: _Say) -> dict[str, Any]:
-    """Measure the prefill of random tokens from an empty state.
+def measure_prefill(
+    folder: Path, n_tokens: int, context: int, threads: int | None, say: _Say
+) -> dict[str, Any]:
+    """Measure the prefill of random tokens.
 
     Parameters
     ----------
@@ -38,6 +40,8 @@ def measure_prefill(folder: Path, n_tokens: int, threads: int | None, say: _Say)
         The checkpoint.
     n_tokens
         Tokens of the prompt.
+    context
+        Tokens before it; see `Opened.cache_at`.
     threads
         Compute threads, or None for all.
     say
@@ -57,23 +61,28 @@ def measure_prefill(folder: Path, n_tokens: int, threads: int | None, say: _Say)
     """
     with open_model(folder, threads, say) as opened:
         most = opened.model.config.max_position_embeddings
-        if n_tokens > most:
-            raise ContextOverflow(f"--tokens is {n_tokens} and the model ends at {most}; give less")
-        return _measure(opened, n_tokens, say)
+        if n_tokens + context > most:
+            raise ContextOverflow(
+                f"--tokens is {n_tokens} behind {context} and the model ends at {most}; give less"
+            )
+        return _measure(opened, n_tokens, context, say)
 
 
 def _chunks(n_tokens: int) -> list[int]:
     """Return the sizes of the chunks that a session makes of a prompt."""
-    whole, rest = divmod(n_tokens, CHUNK_TOKENS)
-    return [CHUNK_TOKENS] * whole + [rest] * bool(rest)
+    whole, rest = divmod(n_tokens, MAPPED_CHUNK)
+    return [MAPPED_CHUNK] * whole + [rest] * bool(rest)
 
 
 @dataclass
 class _Prefill:
-    """Prefills of the same size; `whole_s` and `parts_s` of each."""
+    """Prefills of the same size from the same state; `whole_s` and `parts_s` of each."""
 
     opened: Opened
     n_tokens: int
+    cache: KVCache
+    begun: int
+    mark: KVMark
     whole_s: list[float] = field(default_factory=list)
     parts_s: list[dict[str, float]] = field(default_factory=list)
 
@@ -81,13 +90,13 @@ class _Prefill:
         """Prefill as a session does."""
         model = self.opened.model
         logits = np.empty((1, model.config.vocab_size), np.float32)
-        cache = KVCache.empty(model.config, trained=True, mtp=False)
+        self.cache.go_to(self.mark)
         seconds: dict[str, float] = {}
         model.workspaces.seconds = seconds
         began_s = time.perf_counter()
-        position = 0
+        position = self.begun
         for count in _chunks(self.n_tokens):
-            hidden = model.forward(cache, self.opened.step(count, position))
+            hidden = model.forward(self.cache, self.opened.step(count, position))
             position += count
         model.logits(hidden[-1:], True, logits)
         self.whole_s.append(time.perf_counter() - began_s)
@@ -95,10 +104,12 @@ class _Prefill:
         self.parts_s.append(seconds)
 
 
-def _measure(opened: Opened, n_tokens: int, say: _Say) -> dict[str, Any]:
+def _measure(opened: Opened, n_tokens: int, context: int, say: _Say) -> dict[str, Any]:
     say("compiling ...")
     peaks = measure_peaks(opened.threads)
-    prefill, alone = _Prefill(opened, n_tokens), Alone(opened, _chunks(n_tokens))
+    cache, begun = opened.cache_at(context, n_tokens)
+    prefill = _Prefill(opened, n_tokens, cache, begun, cache.mark())
+    alone = Alone(opened, _chunks(n_tokens))
     prefill.run()
     alone.run()
     say(f"measuring {n_tokens:,} tokens ...")
@@ -119,6 +130,7 @@ def _measure(opened: Opened, n_tokens: int, say: _Say) -> dict[str, Any]:
         "in_memory": opened.in_memory,
         "map_gb_s": opened.map_gb_s,
         "tokens": n_tokens,
+        "context": begun,
         "prefill_s": whole_s,
         "tokens_s": n_tokens / whole_s,
         "gflops": n_flop / whole_s / 1e9,

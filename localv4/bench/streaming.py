@@ -30,7 +30,6 @@ from localv4.limits import resident
 from localv4.memory import MemoryPlan, make_plan
 from localv4.model import Model
 from localv4.sampling import Sampler, SamplingParams
-from localv4.session import CHUNK_TOKENS
 from localv4.sizes import format_bytes
 from localv4.slots import PAGE, Slots
 from localv4.step import Step
@@ -94,7 +93,7 @@ def measure_streaming(
         _Peak() as peak,
     ):
         model = Model(streams.weights, streams.store, n_threads)
-        run = _Run(model, streams)
+        run = _Run(model, streams, plan.chunk_tokens, n_prompt + n_warm + n_tokens)
         say("reading the dense weights ...")
         for group in range(-1, len(model.blocks)):
             streams.weights.wait(group)
@@ -133,8 +132,7 @@ def measure_streaming(
 def _opened(
     checkpoint: Checkpoint, budget: int | None, threads: int
 ) -> Iterator[tuple[MemoryPlan, Streams]]:
-    chunk = min(CHUNK_TOKENS, checkpoint.config.max_position_embeddings)
-    plan = make_plan(checkpoint, budget, chunk, threads, True, False)
+    plan = make_plan(checkpoint, budget, threads, True, False)
     if not plan.streams:
         raise InvalidInput(
             f"all weights fit into {format_bytes(plan.budget)}, so nothing is streamed; give a "
@@ -211,14 +209,19 @@ class _Token:
 class _Run:
     """A sequence of random tokens through a model that streams."""
 
-    def __init__(self, model: Model, streams: Streams) -> None:
+    def __init__(self, model: Model, streams: Streams, chunk_tokens: int, context: int) -> None:
         self._model = model
         self._store = streams.store
-        self._cache = KVCache.empty(model.config, trained=True, mtp=False)
+        self._chunk_tokens = chunk_tokens
+        self._context = context
+        self._cache = self._empty()
         self._position = 0
         self._rng = np.random.default_rng(0)
         self._logits = np.empty((1, model.config.vocab_size), np.float32)
         self._sampler = Sampler(SamplingParams(seed=0))
+
+    def _empty(self) -> KVCache:
+        return KVCache(self._model.config, trained=True, mtp=False, context=self._context)
 
     def _step(self, count: int) -> Step:
         ids = self._rng.integers(0, self._model.config.vocab_size, count)
@@ -231,13 +234,13 @@ class _Run:
 
     def prompt(self, n_tokens: int) -> dict[str, Any]:
         """Read a prompt from an empty state."""
-        self._cache = KVCache.empty(self._model.config, trained=True, mtp=False)
+        self._cache = self._empty()
         self._position = 0
         counters, readers = self._store.counters, self._store.readers
         before = counters.hits, counters.misses, readers.bytes_read, readers.busy_s
         began_s = time.perf_counter()
-        for first in range(0, n_tokens, CHUNK_TOKENS):
-            step = self._step(min(CHUNK_TOKENS, n_tokens - first))
+        for first in range(0, n_tokens, self._chunk_tokens):
+            step = self._step(min(self._chunk_tokens, n_tokens - first))
             hidden = self._model.forward(self._cache, step)
         self._model.logits(hidden[-1:], True, self._logits)
         seconds = time.perf_counter() - began_s

@@ -1,195 +1,240 @@
 """Attention of every head over window and compressed entries, with a sink.
 
-One shared head serves as keys and values.  Candidates are walked in blocks of 64: the
-window from oldest to newest, then the compressed entries, so the blocks of a query depend
-on its position alone and not on the chunk.  Entries are unpacked a block at a time for all
-heads of a unit.
+One shared head serves as keys and values.  A query's candidates are the window from oldest to
+newest, then the compressed entries.  They are cut into up to `SEGMENTS` segments of whole blocks,
+each with a running softmax of its own, that are merged in order.  Blocks and segments depend on
+the number of candidates alone, so the same bytes come out whether one unit walks all segments of
+a query (many tokens) or many units walk one each (few tokens, a long context).
 Follows forward.md section 4 steps 2, 5 and 6.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels._jit import leaf
-from localv4.kernels.elementwise import exp_f32
-from localv4.kernels.heads import head_norm
-from localv4.kernels.kv_rows import decode_entry
+from localv4.kernels.attention_products import LANES
+from localv4.kernels.attention_walk import (
+    block_size,
+    carve,
+    finish,
+    merge,
+    n_words,
+    prepare,
+    scratch_shapes,
+    walk,
+)
 from localv4.kernels.launch import Program, Task, kernel
-from localv4.kernels.rope import rotate
-from localv4.kernels.rounding import round_bf16
-from localv4.kernels.sums import total
-from localv4.kernels.tiles import COLUMNS, TILE, add_weighted, products
 
-__all__ = ["COMPRESSED", "RING", "attend_scratch_shapes", "record_attend"]
+__all__ = ["COMPRESSED", "RING", "SEGMENTS", "attend_scratch_shapes", "record_attend"]
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
-RING, COMPRESSED = 5, 7  # arguments that are put anew when the cache's memory moves
-_BLOCK = 64
-_STATE = 3  # a row each: largest score, sum of weights, factor of what was added before
-_MINUS_INFINITY = np.float32(-np.inf)
+RING, COMPRESSED = 0, 2  # arguments that are put anew when the cache's memory moves
+SEGMENTS = 16
+"""Most segments of a query; they bound what is kept until it is merged."""
+
+_MERGED_HEADS = 4  # of a unit that merges
 
 
 @leaf
-def _largest(row: F32) -> np.float32:
-    """Return the largest number; compared as integers, which vector code may reorder."""
-    largest = np.int32(-(2**31))
-    for i in range(row.size):
-        bits = np.float32(row[i]).view(np.int32)
-        largest = max(largest, bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-    return np.int32(largest ^ ((largest >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
+def _segments(n_candidates: int, trained: int) -> tuple[int, int]:
+    """Return how many segments there are, and the candidates of each but the last."""
+    block = block_size(trained)
+    n_blocks = -(-n_candidates // block)
+    size = block * -(-n_blocks // SEGMENTS)
+    return -(-n_candidates // size), size
 
 
 @leaf
-def _weigh(scores: F32, n: int, scale: np.float32, trained: int, state: F32, head: int) -> None:
-    """Turn a head's scores of a block into weights, and bring its running softmax up to date."""
-    for i in range(n):
-        scores[i] = scores[i] * scale
-    for i in range(n, scores.size):
-        scores[i] = _MINUS_INFINITY
-    largest = max(_largest(scores), state[0, head])
-    for i in range(scores.size):
-        scores[i] = exp_f32(scores[i] - largest)
-    factor = exp_f32(state[0, head] - largest)
-    state[0, head] = largest
-    state[1, head] = state[1, head] * factor + total(scores)
-    state[2, head] = factor
-    if trained:
-        for i in range(scores.size):
-            scores[i] = round_bf16(scores[i])
-
-
-@leaf
-def _load_block(
-    ring: U8,
-    fresh: U8,
-    compressed: U8,
-    chosen: I32,
-    place: int,
-    oldest: int,
-    n_recent: int,
-    first: int,
-    n: int,
-    head_dim: int,
-    rope_dim: int,
-    trained: int,
-    block: F32,
-) -> None:
-    """Unpack candidates first..first+n-1: the window's, then compressed entries."""
-    for i in range(n):
-        candidate = first + i
-        position = oldest + candidate
-        if candidate >= n_recent:
-            entry = candidate - n_recent
-            row = compressed[np.int64(chosen[entry]) if chosen.size > 0 else entry]
-        elif position >= place:
-            row = fresh[position - place]
-        else:
-            row = ring[position % ring.shape[0]]
-        decode_entry(row, rope_dim, trained, block[i, :head_dim])
-        for column in range(head_dim, block.shape[1]):
-            block[i, column] = 0
-    for i in range(n, -(-n // TILE) * TILE):
-        for column in range(block.shape[1]):
-            block[i, column] = 0
+def _n_candidates(position: int, window: int, ratio: int, chosen: I32, n_chosen: int) -> int:
+    """Return the candidates of the query at a position; `chosen` is its row."""
+    n_recent = min(window, position + 1)
+    if chosen.size > 0:
+        return n_recent + n_chosen
+    return n_recent + ((position + 1) // ratio if ratio > 0 else 0)
 
 
 @kernel(
-    "f32[2], f32, f32[3], i64[1], i64, u8[2], u8[2], u8[2], i32[2], i32[1],"
-    "f32[1], f32, i64, i64, f32[3], f32[3], f32[3], f32[3], f32[2]"
+    "u8[2], u8[2], u8[2], f32[2], f32, f32[3], i64[1], i64, i32[2], i32[1], f32[1], f32, i64, i64,"
+    "f32[2], f32[4], f32[3], f32[2]"
 )
 def _attend(
+    ring: U8,
+    fresh: U8,
+    compressed: U8,
     queries: F32,
     eps: np.float32,
     tables: F32,
     place: I64,
     ratio: int,
-    ring: U8,
-    fresh: U8,
-    compressed: U8,
     chosen: I32,
     n_chosen: I32,
     sinks: F32,
     scale: np.float32,
     trained: int,
     groups: int,
-    inputs: F32,
-    blocks: F32,
-    weights: F32,
-    states: F32,
+    memory: F32,
+    lanes: F32,
+    partial: F32,
     out: F32,
     unit: int,
     worker: int,
 ) -> None:
+    """Do all of a token for a group of its heads."""
     token, group = unit // groups, unit % groups
-    head_dim = queries.shape[1] // sinks.size
-    first_head = group * sinks.size // groups
-    n_heads = (group + 1) * sinks.size // groups - first_head
-    n_rows = -(-n_heads // TILE) * TILE
-    query, sums = inputs[worker, :n_rows], inputs[worker, n_rows : 2 * n_rows]
-    block, scores, state = blocks[worker], weights[worker, :n_rows], states[worker]
-    for head in range(n_rows):
-        row = query[head]
-        for column in range(row.size):
-            row[column] = 0
-        if head < n_heads:
-            source = queries[
-                token, (first_head + head) * head_dim : (first_head + head + 1) * head_dim
-            ]
-            for column in range(head_dim):
-                row[column] = source[column]
-            if eps >= 0:
-                head_norm(query[head, :head_dim], eps, trained, sums[head, :head_dim])
-            rotate(query[head, :head_dim], tables[token], np.float32(1), trained)
-        for column in range(row.size):
-            sums[head, column] = 0
-        state[0, head] = _MINUS_INFINITY
-        state[1, head] = 0
-
+    head_dim, rope_dim = queries.shape[1] // sinks.size, 2 * tables.shape[2]
+    n_tiles = -(-sinks.size // LANES)
+    first_tile, end_tile = group * n_tiles // groups, (group + 1) * n_tiles // groups
+    n_heads = LANES * (end_tile - first_tile)
+    scratch = carve(memory[worker], head_dim, n_heads, trained)
+    own = lanes[worker, : end_tile - first_tile]
+    for tile in range(end_tile - first_tile):
+        first = LANES * (first_tile + tile)
+        prepare(queries[token], eps, tables[token], head_dim, first, trained, scratch[0], own[tile])
     position = place[0] + token
-    n_recent = min(ring.shape[0], position + 1)
-    n_candidates = n_recent
-    if chosen.shape[1] > 0:
-        n_candidates += np.int64(n_chosen[token])
-    elif ratio > 0:
-        n_candidates += (position + 1) // ratio
-    for first in range(0, n_candidates, _BLOCK):
-        n = min(_BLOCK, n_candidates - first)
-        _load_block(
+    n_candidates = _n_candidates(position, ring.shape[0], ratio, chosen[token], n_chosen[token])
+    n_segments, size = _segments(n_candidates, trained)
+    sums = partial[2 * worker, :n_heads]
+    for segment in range(n_segments):
+        target = partial[2 * worker + min(segment, 1), :n_heads]
+        walk(
+            own,
             ring,
             fresh,
             compressed,
             chosen[token],
             place[0],
-            position + 1 - n_recent,
-            n_recent,
-            first,
-            n,
+            position,
+            segment * size,
+            min((segment + 1) * size, n_candidates),
             head_dim,
-            2 * tables.shape[2],
+            rope_dim,
+            scale,
             trained,
-            block,
+            scratch,
+            target,
         )
-        n_filled = -(-n // TILE) * TILE
-        products(query, block[:n_filled], 0, block.shape[1] // COLUMNS * COLUMNS, scores)
-        for head in range(n_rows):
-            _weigh(scores[head], n, scale, trained, state, head)
-        add_weighted(scores, block, n, state[2, :n_rows], sums)
+        if segment > 0:
+            merge(sums, target)
+    first, end = LANES * first_tile, min(LANES * end_tile, sinks.size)
+    target_out = out[token, first * head_dim : end * head_dim]
+    finish(sums, sinks[first:end], tables[token], head_dim, trained, target_out)
 
-    for head in range(n_heads):
-        number = first_head + head
-        divisor = state[1, head] + exp_f32(sinks[number] - state[0, head])
-        target = out[token, number * head_dim : (number + 1) * head_dim]
-        source = sums[head, :head_dim]
-        for column in range(head_dim):
-            target[column] = source[column] / divisor
-        if trained:
-            for column in range(head_dim):
-                target[column] = round_bf16(target[column])
-        rotate(target, tables[token], np.float32(-1), trained)
+
+@kernel("f32[2], f32, f32[3], i64, i64, f32[2], f32[4]")
+def _prepare(
+    queries: F32,
+    eps: np.float32,
+    tables: F32,
+    n_heads: int,
+    trained: int,
+    memory: F32,
+    lanes: F32,
+    unit: int,
+    worker: int,
+) -> None:
+    """Make lanes of sixteen heads of a token."""
+    n_tiles = lanes.shape[1]
+    token, tile = unit // n_tiles, unit % n_tiles
+    head_dim = queries.shape[1] // n_heads
+    room = carve(memory[worker], head_dim, LANES * n_tiles, trained)[0]
+    target = lanes[token, tile]
+    prepare(queries[token], eps, tables[token], head_dim, LANES * tile, trained, room, target)
+
+
+@kernel(
+    "u8[2], u8[2], u8[2], i64[1], i64, i32[2], i32[1], f32, i64, i64, i64, i64, i64,"
+    "f32[2], f32[4], f32[3]"
+)
+def _attend_segment(
+    ring: U8,
+    fresh: U8,
+    compressed: U8,
+    place: I64,
+    ratio: int,
+    chosen: I32,
+    n_chosen: I32,
+    scale: np.float32,
+    trained: int,
+    head_dim: int,
+    rope_dim: int,
+    groups: int,
+    threads: int,
+    memory: F32,
+    lanes: F32,
+    partial: F32,
+    unit: int,
+    worker: int,
+) -> None:
+    """Do a segment of a token for a group of its heads; for all where segments are enough."""
+    token, rest = unit // (SEGMENTS * groups), unit % (SEGMENTS * groups)
+    segment, group = rest // groups, rest % groups
+    position = place[0] + token
+    n_candidates = _n_candidates(position, ring.shape[0], ratio, chosen[token], n_chosen[token])
+    n_segments, size = _segments(n_candidates, trained)
+    # entries are unpacked for each group anew
+    n_groups = 1 if n_segments >= 2 * threads else groups
+    if segment >= n_segments or group >= n_groups:
+        return
+    n_tiles = lanes.shape[1]
+    first, end = group * n_tiles // n_groups, (group + 1) * n_tiles // n_groups
+    scratch = carve(memory[worker], head_dim, LANES * (end - first), trained)
+    walk(
+        lanes[token, first:end],
+        ring,
+        fresh,
+        compressed,
+        chosen[token],
+        place[0],
+        position,
+        segment * size,
+        min((segment + 1) * size, n_candidates),
+        head_dim,
+        rope_dim,
+        scale,
+        trained,
+        scratch,
+        partial[token * SEGMENTS + segment, LANES * first : LANES * end],
+    )
+
+
+@kernel("i64[1], i64, i64, i32[2], i32[1], f32[3], f32[1], i64, f32[3], f32[2]")
+def _merge_segments(
+    place: I64,
+    window: int,
+    ratio: int,
+    chosen: I32,
+    n_chosen: I32,
+    tables: F32,
+    sinks: F32,
+    trained: int,
+    partial: F32,
+    out: F32,
+    unit: int,
+) -> None:
+    """Merge the segments of a token for some heads."""
+    units = -(-sinks.size // _MERGED_HEADS)
+    token, first = unit // units, unit % units * _MERGED_HEADS
+    end = min(first + _MERGED_HEADS, sinks.size)
+    n_candidates = _n_candidates(place[0] + token, window, ratio, chosen[token], n_chosen[token])
+    n_segments, _ = _segments(n_candidates, trained)
+    sums = partial[token * SEGMENTS, first:end]
+    for segment in range(1, n_segments):
+        merge(sums, partial[token * SEGMENTS + segment, first:end])
+    head_dim = out.shape[1] // sinks.size
+    target = out[token, first * head_dim : end * head_dim]
+    finish(sums, sinks[first:end], tables[token], head_dim, trained, target)
+
+
+def _divide(n_tokens: int, threads: int, n_heads: int) -> tuple[int, bool]:
+    """Return the groups of a token's heads, and whether segments are units of their own."""
+    n_tiles = -(-n_heads // LANES)
+    return min(-(-threads // n_tokens), n_tiles), threads > max(1, (n_tokens - 1) * n_tiles)
 
 
 def record_attend(
@@ -199,6 +244,7 @@ def record_attend(
     tables: F32,
     place: I64,
     ratio: int,
+    window: int,
     ring: U8,
     fresh: U8,
     compressed: U8,
@@ -207,8 +253,8 @@ def record_attend(
     sinks: F32,
     scale: float,
     trained: bool,
-    groups: int,
-    scratch: tuple[F32, F32, F32, F32],
+    threads: int,
+    scratch: Sequence[NDArray[np.float32]],
     out: F32,
 ) -> Task:
     """Record attending from each query to its window and its compressed entries.
@@ -216,7 +262,7 @@ def record_attend(
     Parameters
     ----------
     program
-        Gets a task in its last phase.
+        Gets tasks in its last phase, and for few tokens in two more phases.
     queries
         float32 [n_tokens, n_heads * head_dim], as projected: norm and rotation come first.
     eps
@@ -227,9 +273,11 @@ def record_attend(
         int64 [1]: position of the chunk's first token when the program runs.
     ratio
         Tokens of a compressed entry, 0 without them.
+    window
+        Tokens of the window, the query's own among them.
     ring
-        uint8 [sliding_window, entry bytes]: the window before the chunk, position p in row
-        p % sliding_window.
+        uint8 [window, entry bytes]: the window before the chunk, position p in row p % window.
+        May be put later, as `compressed` may.
     fresh
         uint8 [n_tokens, entry bytes]: the chunk's own entries.
     compressed
@@ -245,46 +293,112 @@ def record_attend(
         Factor of the scores.
     trained
         Entries are packed; weights are rounded to BF16 for the values, the result too.
-    groups
-        Into how many units the heads of a token are split; does not change any byte.
+    threads
+        For how finely work is divided; does not change any byte.
     scratch
-        From `attend_scratch_shapes`, for each thread.
+        Of `attend_scratch_shapes`.
     out
-        Written: float32 [n_tokens, n_heads * head_dim], rotated back.
+        Written: float32 [n_tokens, n_heads * head_dim], rotated back; may be `queries`.
+
+    Returns
+    -------
+    The task that reads `ring` and `compressed`, its arguments `RING` and `COMPRESSED`.
     """
-    return program.add(
-        _attend,
-        len(queries) * groups,
+    n_tokens, n_heads = len(queries), sinks.size
+    groups, split = _divide(n_tokens, threads, n_heads)
+    memory, lanes, partial = scratch
+    given_eps = -1.0 if eps is None else eps
+    if not split:
+        return program.add(
+            _attend,
+            n_tokens * groups,
+            ring,
+            fresh,
+            compressed,
+            queries,
+            given_eps,
+            tables,
+            place,
+            ratio,
+            chosen,
+            n_chosen,
+            sinks,
+            scale,
+            int(trained),
+            groups,
+            memory,
+            lanes,
+            partial,
+            out,
+        )
+    n_tiles = lanes.shape[1]
+    part = program.part
+    program.add(
+        _prepare,
+        n_tokens * n_tiles,
         queries,
-        -1.0 if eps is None else eps,
+        given_eps,
         tables,
-        place,
-        ratio,
+        n_heads,
+        int(trained),
+        memory,
+        lanes,
+    )
+    program.phase(part)
+    task = program.add(
+        _attend_segment,
+        n_tokens * SEGMENTS * groups,
         ring,
         fresh,
         compressed,
+        place,
+        ratio,
         chosen,
         n_chosen,
-        sinks,
         scale,
         int(trained),
+        queries.shape[1] // n_heads,
+        2 * tables.shape[2],
         groups,
-        *scratch,
+        threads,
+        memory,
+        lanes,
+        partial,
+    )
+    program.phase(part)
+    program.add(
+        _merge_segments,
+        n_tokens * -(-n_heads // _MERGED_HEADS),
+        place,
+        window,
+        ratio,
+        chosen,
+        n_chosen,
+        tables,
+        sinks,
+        int(trained),
+        partial,
         out,
     )
+    return task
 
 
 def attend_scratch_shapes(
-    threads: int, n_heads: int, head_dim: int, groups: int
-) -> tuple[tuple[int, int, int], ...]:
-    """Return the shapes of the float32 arrays that `record_attend` wants as scratch."""
-    largest = -(-n_heads // groups)
-    rows = -(-largest // TILE) * TILE
-    # rows of a power of two would share few sets of the first cache
-    columns = -(-head_dim // COLUMNS) * COLUMNS + 16
+    n_tokens: int, threads: int, n_heads: int, head_dim: int, trained: bool
+) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of the float32 arrays that `record_attend` wants as scratch.
+
+    Parameters
+    ----------
+    n_tokens, threads, n_heads, head_dim, trained
+        As given to `record_attend`.
+    """
+    groups, split = _divide(n_tokens, threads, n_heads)
+    n_tiles = -(-n_heads // LANES)
+    tiles = n_tiles if split else -(-n_tiles // groups)
+    shapes = scratch_shapes(head_dim, LANES * tiles, trained)
     return (
-        (threads, 2 * rows, columns),
-        (threads, _BLOCK, columns),
-        (threads, rows, _BLOCK),
-        (threads, _STATE, rows),
+        (threads, sum(rows * columns for rows, columns in shapes)),
+        (n_tokens if split else threads, tiles, n_words(head_dim, trained), LANES),
+        (n_tokens * SEGMENTS if split else 2 * threads, LANES * tiles, shapes[0][1]),
     )

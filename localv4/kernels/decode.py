@@ -30,6 +30,7 @@ __all__ = [
     "FP8_COLUMNS",
     "bf16_to_f32",
     "bf16_to_tiles",
+    "e4m3_to_bf16",
     "fp4_to_bytes",
     "fp4_to_f32",
     "fp4_to_integers",
@@ -301,7 +302,7 @@ def fp8_through_f16(emit: Emitter, address: Any) -> list[Any]:
     return steps
 
 
-def _e4m3_to_bf16(emit: Emitter, codes: Any) -> list[Any]:
+def e4m3_to_bf16(emit: Emitter, codes: Any) -> list[Any]:
     """64 codes -> 2 registers of BF16: of the lower and of the upper half of every 16 codes.
 
     Both bytes of a normal number are affine over the bits of its code; zeros and subnormals come
@@ -336,7 +337,7 @@ def fp8_to_bf16(emit: Emitter, address: Any) -> list[Any]:
             emit.load(emit.offset(address, 32 * i), vector(I8, 32)),
             emit.load(emit.offset(address, 128 + 32 * i), vector(I8, 32)),
         )
-        pairs += _e4m3_to_bf16(emit, codes)
+        pairs += e4m3_to_bf16(emit, codes)
     return pairs
 
 
@@ -362,7 +363,7 @@ def fp8_to_tiles(emit: Emitter, address: Any) -> list[Any]:
                 emit.builder.bitcast(chosen, kind),
                 emit.constant(I8, order * 4),
             )
-            registers += _e4m3_to_bf16(emit, codes)
+            registers += e4m3_to_bf16(emit, codes)
     return registers
 
 

@@ -1,15 +1,20 @@
 """Index queries, keys and scores, and the choice of the highest.
 
-Follows forward.md section 6.  With trained numerics the products of a block of 32 columns
-are sums of small multiples of a power of two, exact in float32 in any order.
+Follows forward.md section 6.  With trained numerics queries and keys are FP4 numbers, and
+index_tile.py multiplies them packed; float32 numerics, and keys of more columns than that takes,
+are multiplied unpacked, with the same rounding.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels._jit import leaf
-from localv4.kernels.choice import choose_row
+from localv4.kernels.choice import choose_row, note_highest, set_shift
 from localv4.kernels.entries import finish_row
+from localv4.kernels.index_keys import WIDTH
+from localv4.kernels.index_queries import pack_head, query_bytes
+from localv4.kernels.index_scoring import RATIO
+from localv4.kernels.index_tile import score_keys
 from localv4.kernels.kv_rows import (
     FP4_FLOOR,
     FP4_RECIPROCAL,
@@ -29,6 +34,7 @@ __all__ = [
     "KEY_ROWS",
     "SCORED_KEYS",
     "hadamard",
+    "packed_query_bytes",
     "record_index_queries",
     "record_keys",
     "record_score_and_choose",
@@ -43,8 +49,7 @@ I64 = NDArray[np.int64]
 Scratch = tuple[F32, F32, F32]
 
 KEY_ROWS = 7  # arguments that are put anew when the cache's memory moves
-SCORED_KEYS = 2
-RATIO = 4  # tokens of a key
+SCORED_KEYS = 3
 _HEADS = 8  # index heads of one unit
 _KEYS = 64  # keys that are unpacked together
 _MINUS_INFINITY = np.float32(-np.inf)
@@ -82,9 +87,15 @@ def _simulate_fp4(row: F32) -> None:
             block[i] = np.float32(e2m1_value(code) * scale)
 
 
-@kernel("f32[2], f32[3], f32[2], f32, i64")
+@kernel("f32[2], f32[3], f32[2], f32, i64, u8[2]")
 def _index_queries(
-    queries: F32, tables: F32, weights: F32, factor: np.float32, trained: int, unit: int
+    queries: F32,
+    tables: F32,
+    weights: F32,
+    factor: np.float32,
+    trained: int,
+    packed: U8,
+    unit: int,
 ) -> None:
     n_heads = weights.shape[1]
     width = queries.shape[1] // n_heads
@@ -99,10 +110,12 @@ def _index_queries(
             _simulate_fp4(row)
             weight = round_bf16(weight)
         weights[token, head] = weight
+        if packed.shape[1] > 0:
+            pack_head(row, weight, head, packed[token])
 
 
 def record_index_queries(
-    program: Program, queries: F32, tables: F32, weights: F32, trained: bool
+    program: Program, queries: F32, tables: F32, weights: F32, trained: bool, packed: U8
 ) -> Task:
     """Record rotation, Hadamard transform and FP4 rounding of index queries, all in place.
 
@@ -118,11 +131,15 @@ def record_index_queries(
         float32 [n_tokens, n_heads]: head weights as projected; scaled here.
     trained
         Round to BF16 and FP4.
+    packed
+        Written, but for its padding, which must be zero: uint8 [n_tokens, `packed_query_bytes`].
     """
     n_tokens, n_heads = weights.shape
     factor = (queries.shape[1] // n_heads) ** -0.5 * n_heads**-0.5
     units = n_tokens * -(-n_heads // _HEADS)
-    return program.add(_index_queries, units, queries, tables, weights, factor, int(trained))
+    return program.add(
+        _index_queries, units, queries, tables, weights, factor, int(trained), packed
+    )
 
 
 @kernel("f32[2], f32[1], f32, i64[1], i64, f32[1], i64, u8[2]")
@@ -232,43 +249,82 @@ def _score_block(
 
 
 @leaf
-def _score_keys(
+def _score_unpacked(
     queries: F32,
     weights: F32,
     keys: U8,
     trained: int,
-    part: int | np.int64,
-    parts: int | np.int64,
+    first: int | np.int64,
+    last: int | np.int64,
     inputs: F32,
     unpacked: F32,
     sums: F32,
     scores: F32,
 ) -> None:
-    """Score every `parts`-th run of 64 keys of one query, from run `part` on."""
+    """Score keys first..last-1 of one query, 64 at a time."""
     n_heads, n_rows = weights.size, inputs.shape[0]
     width = inputs.shape[1]
     for head in range(n_rows):
         row = inputs[head]
         for column in range(width):
             row[column] = queries[head * width + column] if head < n_heads else np.float32(0)
-    for first in range(part * _KEYS, scores.size, parts * _KEYS):
-        last = min(first + _KEYS, scores.size)
+    for start in range(first, last, _KEYS):
+        end = min(start + _KEYS, last)
         _score_block(
             inputs,
             weights,
-            keys[first:last],
+            keys[start:end],
             trained,
             unpacked,
             sums[:n_rows],
             sums[n_rows:],
-            scores[first:last],
+            scores[start:end],
         )
 
 
-@kernel("f32[2], f32[2], u8[2], i64[1], i64, i64, f32[3], f32[3], f32[3], f32[2]")
+@leaf
+def _score(
+    queries: F32,
+    weights: F32,
+    packed: U8,
+    keys: U8,
+    position: int | np.int64,
+    trained: int,
+    first: int | np.int64,
+    last: int | np.int64,
+    inputs: F32,
+    unpacked: F32,
+    sums: F32,
+    scores: F32,
+    highest: I32,
+) -> None:
+    """Score keys first..last-1 of some queries, as far as each sees them, and note the highest."""
+    if packed.shape[1] > 0:
+        score_keys(packed, weights.shape[1], keys, position, first, last, scores)
+    for token in range(scores.shape[0]):
+        row = scores[token, : (position + token + 1) // RATIO]
+        end = min(last, row.size)
+        if packed.shape[1] == 0:
+            _score_unpacked(
+                queries[token],
+                weights[token],
+                keys,
+                trained,
+                first,
+                end,
+                inputs,
+                unpacked,
+                sums,
+                row,
+            )
+        note_highest(row, first, end, highest[token])
+
+
+@kernel("f32[2], f32[2], u8[2], u8[2], i64[1], i64, i64, f32[3], f32[3], f32[3], f32[2], i32[2]")
 def _scores(
     queries: F32,
     weights: F32,
+    packed: U8,
     keys: U8,
     place: I64,
     trained: int,
@@ -277,31 +333,46 @@ def _scores(
     unpacked: F32,
     sums: F32,
     scores: F32,
+    highest: I32,
     unit: int,
     worker: int,
 ) -> None:
-    token = unit // parts
-    _score_keys(
-        queries[token],
-        weights[token],
-        keys,
-        trained,
-        unit % parts,
-        parts,
-        inputs[worker],
-        unpacked[worker],
-        sums[worker],
-        scores[token, : (place[0] + token + 1) // RATIO],
-    )
+    n_tokens = queries.shape[0]
+    n_keys = (place[0] + n_tokens) // RATIO
+    # whole sets of any of the tokens, and whole blocks
+    size = max(_KEYS, 1 << set_shift(n_keys))
+    size *= -(-n_keys // (size * parts))
+    first = unit * size
+    if first < n_keys:
+        _score(
+            queries,
+            weights,
+            packed,
+            keys,
+            place[0],
+            trained,
+            first,
+            min(first + size, n_keys),
+            inputs[worker],
+            unpacked[worker],
+            sums[worker],
+            scores,
+            highest,
+        )
 
 
-@kernel("f32[2], f32[2], u8[2], i64[1], i64, i32[2], i32[1], f32[2],f32[3], f32[3], f32[3], f32[2]")
+@kernel(
+    "f32[2], f32[2], u8[2], u8[2], i64[1], i64, i64, i32[2], i32[1], f32[2],"
+    "f32[3], f32[3], f32[3], f32[2], i32[2]"
+)
 def _score_and_choose(
     queries: F32,
     weights: F32,
+    packed: U8,
     keys: U8,
     place: I64,
     trained: int,
+    at_once: int,
     chosen: I32,
     counts: I32,
     best: F32,
@@ -309,37 +380,48 @@ def _score_and_choose(
     unpacked: F32,
     sums: F32,
     scores: F32,
-    token: int,
+    highest: I32,
+    unit: int,
     worker: int,
 ) -> None:
-    row = scores[worker, : (place[0] + token + 1) // RATIO]
-    _score_keys(
-        queries[token],
-        weights[token],
+    token = unit * at_once
+    end = min(token + at_once, queries.shape[0])
+    rows = scores[worker * at_once : worker * at_once + end - token]
+    sets = highest[worker * at_once : worker * at_once + end - token]
+    _score(
+        queries[token:end],
+        weights[token:end],
+        packed[token:end],
         keys,
+        place[0] + token,
         trained,
         np.int64(0),  # a literal would compile the function once more
-        np.int64(1),
+        (place[0] + end) // RATIO,
         inputs[worker],
         unpacked[worker],
         sums[worker],
-        row,
+        rows,
+        sets,
     )
-    counts[token] = choose_row(row, chosen[token], best[token])
+    for i in range(end - token):
+        row = rows[i, : (place[0] + token + i + 1) // RATIO]
+        counts[token + i] = choose_row(row, sets[i], chosen[token + i], best[token + i])
 
 
 def record_scores(
     program: Program,
     queries: F32,
     weights: F32,
+    packed: U8,
     keys: U8,
     place: I64,
     trained: bool,
     parts: int,
     scratch: Scratch,
     scores: F32,
+    highest: I32,
 ) -> Task:
-    """Record scoring the keys that each query may see.
+    """Record scoring the keys that each query may see, for few tokens.
 
     Parameters
     ----------
@@ -349,6 +431,8 @@ def record_scores(
         float32 [n_tokens, n_heads * index_head_dim] from `record_index_queries`.
     weights
         float32 [n_tokens, n_heads], from there too.
+    packed
+        uint8 [n_tokens, `packed_query_bytes`], from there too.
     keys
         uint8 [.., key bytes]; argument `SCORED_KEYS` of the task.
     place
@@ -356,15 +440,27 @@ def record_scores(
     trained
         BF16 rounding of products and sums; keys are packed FP4.
     parts
-        Into how many units a token's keys are split; does not change any byte.
+        Into how many units the keys are split; does not change any byte.
     scratch
         Of the shapes `score_scratch_shapes`, for each thread.
     scores
-        Written: float32 [n_tokens, at least n_keys]; the task's last argument.
+        Written: float32 [n_tokens, at least n_keys]; the task's last argument but one.
+    highest
+        Written: int32 [n_tokens, `SETS`], what `record_choose` wants.
     """
-    units = len(queries) * parts
     return program.add(
-        _scores, units, queries, weights, keys, place, int(trained), parts, *scratch, scores
+        _scores,
+        parts,
+        queries,
+        weights,
+        packed,
+        keys,
+        place,
+        int(trained),
+        parts,
+        *scratch,
+        scores,
+        highest,
     )
 
 
@@ -372,39 +468,62 @@ def record_score_and_choose(
     program: Program,
     queries: F32,
     weights: F32,
+    packed: U8,
     keys: U8,
     place: I64,
     trained: bool,
+    at_once: int,
     chosen: I32,
     counts: I32,
     best: F32,
     scratch: Scratch,
     scores: F32,
+    highest: I32,
 ) -> Task:
-    """Record scores and choice token by token, for more tokens than threads.
+    """Record scores and choice of some tokens at a time, for more tokens than threads.
 
-    Parameters are those of `record_scores` and `record_choose` (choice.py), but `scores`:
-    float32 [threads, at least n_keys], the task's last argument.
+    Parameters are those of `record_scores` and `record_choose` (choice.py), but:
+
+    at_once
+        How many tokens meet the keys that are unpacked once; does not change any byte.
+    scores
+        float32 [threads * at_once, at least n_keys], the task's last argument but one.
+    highest
+        int32 [threads * at_once, `SETS`].
     """
     return program.add(
         _score_and_choose,
-        len(queries),
+        -(-len(queries) // at_once),
         queries,
         weights,
+        packed,
         keys,
         place,
         int(trained),
+        at_once,
         chosen,
         counts,
         best,
         *scratch,
         scores,
+        highest,
     )
 
 
+def _is_packed(width: int, trained: bool) -> bool:
+    return trained and width <= WIDTH
+
+
+def packed_query_bytes(n_heads: int, width: int, trained: bool) -> int:
+    """Return the bytes of a token's query as index_tile.py wants it; 0 where it does not serve."""
+    return query_bytes(n_heads) if _is_packed(width, trained) else 0
+
+
 def score_scratch_shapes(
-    threads: int, n_heads: int, width: int
+    threads: int, n_heads: int, width: int, trained: bool
 ) -> tuple[tuple[int, int, int], ...]:
     """Return the shapes of the float32 arrays that `record_scores` wants as scratch."""
+    if _is_packed(width, trained):
+        return ((threads, 0, 0),) * 3
     rows = -(-n_heads // TILE) * TILE
     return (threads, rows, width), (threads, _KEYS, width), (threads, 2 * rows, _KEYS)

@@ -1,8 +1,7 @@
 """Small dense products in float32 with the operands held in registers: four rows by four.
 
-`products` multiplies rows with rows (scores), `add_weighted` adds weighted rows (values).
-Both are plain Python functions, their statement; compiled code gets vector code in their
-place.  The order of a sum depends on its length alone.
+`products` multiplies rows with rows.  It is a plain Python function, its statement; compiled
+code gets vector code in its place.  The order of a sum depends on its length alone.
 
 Knows nothing of heads or entries.
 """
@@ -17,15 +16,14 @@ from numpy.typing import NDArray
 
 from localv4.kernels._jit import intrinsic
 from localv4.kernels.simd import F32 as F32_ELEMENT
-from localv4.kernels.simd import F32X16, I64, Emitter, vector
+from localv4.kernels.simd import F32X16, I64, Emitter
 
-__all__ = ["COLUMNS", "LANES", "TILE", "add_weighted", "products"]
+__all__ = ["LANES", "TILE", "products"]
 
 F32 = NDArray[np.float32]
 
 TILE = 4  # rows of each operand in registers
 LANES = 16
-COLUMNS = TILE * LANES  # of the operands that stay in registers while rows are added
 _VECTOR = 4 * LANES  # bytes
 
 
@@ -44,29 +42,6 @@ def products(left: F32, right: F32, first: int, n_columns: int, out: F32) -> Non
     columns = slice(first, first + n_columns)
     for row, column in np.ndindex(len(left), len(right)):
         out[row, column] = np.sum(left[row, columns] * right[column, columns])
-
-
-def add_weighted(weights: F32, rows: F32, n_rows: int, factors: F32, out: F32) -> None:
-    """Multiply `out` by factors and add weighted rows: out = factors * out + weights rows.
-
-    Parameters
-    ----------
-    weights
-        float32 [n, at least n_rows]; n is a multiple of 4.
-    rows
-        float32 [at least n_rows, columns].
-    n_rows
-        How many of the rows are added, one after the other.
-    factors
-        float32 [n].
-    out
-        Updated: float32 [n, columns].  Of the columns whole groups of 64 are.
-    """
-    n_columns = out.shape[1] // COLUMNS * COLUMNS
-    result = out[:, :n_columns]
-    result *= factors[:, None]
-    for row in range(n_rows):
-        result += weights[:, row, None] * rows[row, :n_columns]
 
 
 class _Matrix:
@@ -164,71 +139,9 @@ def _products(typing: Any, left: Any, right: Any, first: Any, n_columns: Any, ou
     return types.void(left, right, types.int64, types.int64, out), code
 
 
-@intrinsic
-def _add_weighted(typing: Any, weights: Any, rows: Any, n_rows: Any, factors: Any, out: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-        emitter = Emitter(builder)
-        shares, values, result = (
-            _Matrix(emitter, context, signature.args[i], args[i]) for i in (0, 1, 4)
-        )
-        factor = _Matrix(emitter, context, signature.args[3], args[3])
-        sums = emitter.accumulators(TILE * TILE)
-        tile = ir.Constant(I64, TILE)
-
-        def splat(address: Any) -> Any:
-            single = emitter.load(address, vector(F32_ELEMENT, 1))
-            return emitter.shuffle(single, single, [0] * LANES)
-
-        def tile_of(first: Any, start: Any) -> None:
-            """Do four rows of `out` and four vectors of columns from byte `start` of a row."""
-            targets = [
-                [emitter.offset(builder.add(address, start), _VECTOR, i) for i in range(TILE)]
-                for address in result.rows(first)
-            ]
-            flat = [target for four in targets for target in four]
-            scales = emitter.at(factor.address, first, 4)
-            for number, (target, slot) in enumerate(zip(flat, sums, strict=True)):
-                scale = splat(emitter.offset(scales, 4, number // TILE))
-                builder.store(builder.fmul(emitter.load(target, F32X16), scale), slot)
-            weights_of = shares.rows(first)
-            source = builder.add(values.address, start)
-
-            def step(row: Any) -> None:
-                place = builder.add(source, builder.mul(row, values.row_bytes))
-                loaded = [
-                    emitter.load(emitter.offset(place, _VECTOR, i), F32X16) for i in range(TILE)
-                ]
-                _step(emitter, [splat(emitter.at(w, row, 4)) for w in weights_of], loaded, sums)
-
-            emitter.loop(args[2], step)
-            for target, slot in zip(flat, sums, strict=True):
-                emitter.store(target, builder.load(slot))
-
-        def columns(index: Any) -> None:
-            emitter.loop(
-                builder.udiv(result.n_rows, tile),
-                lambda row: tile_of(
-                    builder.mul(row, tile), builder.mul(index, ir.Constant(I64, TILE * _VECTOR))
-                ),
-            )
-
-        emitter.loop(builder.udiv(result.row_bytes, ir.Constant(I64, TILE * _VECTOR)), columns)
-        return context.get_dummy_value()
-
-    return types.void(weights, rows, types.int64, factors, out), code
-
-
 @overload(products)  # type: ignore[untyped-decorator]
 def _compiled_products(left: Any, right: Any, first: Any, n_columns: Any, out: Any) -> Any:
     def implementation(left: Any, right: Any, first: Any, n_columns: Any, out: Any) -> None:
         _products(left, right, first, n_columns, out)
-
-    return implementation
-
-
-@overload(add_weighted)  # type: ignore[untyped-decorator]
-def _compiled_add_weighted(weights: Any, rows: Any, n_rows: Any, factors: Any, out: Any) -> Any:
-    def implementation(weights: Any, rows: Any, n_rows: Any, factors: Any, out: Any) -> None:
-        _add_weighted(weights, rows, n_rows, factors, out)
 
     return implementation

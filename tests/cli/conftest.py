@@ -6,9 +6,10 @@ by test_run_contract.py.
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import localv4
 from localv4.cli.app import run_command
 from localv4.generate import Event, Usage
 from localv4.memory import MemoryPlan
+from localv4.state_file import read_head, state_bytes, write_state
 from localv4.stats import Stats
 from localv4.synthetic import synthesise
 
@@ -31,24 +33,54 @@ def done(reason: Any = "stop") -> Event:
 
 @dataclass
 class FakeSession:
-    """Counts how often it was emptied."""
+    """Holds tokens, and saves them without a state; `refusal` is raised by `load`."""
 
-    resets: int = 0
+    context: int = 2**20
+    ids: list[int] = field(default_factory=list)
+    refusal: BaseException | None = None
+    rewound: list[list[int]] = field(default_factory=list)
+
+    @property
+    def position(self) -> int:
+        return len(self.ids)
 
     def reset(self) -> None:
-        self.resets += 1
+        self.ids = []
+
+    def rewind(self, ids: list[int]) -> int:
+        self.rewound.append(ids)
+        return self.position
+
+    def saved_bytes(self, facts: dict[str, Any]) -> int:
+        return state_bytes(self._head(facts), {})
+
+    def save(self, path: Path, facts: dict[str, Any]) -> int:
+        return write_state(path, self._head(facts), {})
+
+    def load(self, path: Path) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.ids = read_head(path)["state"]
+
+    def _head(self, facts: dict[str, Any]) -> dict[str, Any]:
+        return {"n_tokens": self.position, **facts, "state": self.ids}
 
 
 class Playback:
-    """Events; an exception among them is raised, a function called."""
+    """Events; an exception among them is raised, a function called.
 
-    def __init__(self, steps: list[Any]) -> None:
+    A number is how many of the prompt's tokens are read now.
+    """
+
+    def __init__(self, steps: list[Any], progress: Callable[[int, int], None]) -> None:
         self._steps = iter(steps)
+        self._progress = progress
         self._interrupted = False
+        self._n_read = 0
 
     @property
     def pending_ids(self) -> tuple[int, ...]:
-        return (1, 2, 3, 4, 5)
+        return (1, 2, 3, 4, 5)[self._n_read :]
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -57,7 +89,10 @@ class Playback:
         for step in self._steps:
             if isinstance(step, BaseException):
                 raise step
-            if callable(step):
+            if isinstance(step, int):
+                self._n_read = step
+                self._progress(step, 5)
+            elif callable(step):
                 step()
             else:
                 yield step
@@ -76,12 +111,14 @@ class FakeEngine:
     profile: str = "preview"
     threads: int = 2
     default_thinking: str = "high"
-    plan: MemoryPlan = field(default_factory=lambda: MemoryPlan(1, 2, 3, 4, 5, 6, 7, budget=2**30))
+    config: Any = field(default_factory=lambda: SimpleNamespace(max_position_embeddings=2**20))
+    plan: MemoryPlan = field(default_factory=lambda: MemoryPlan(1, 2, 3, 4, 5, 6, 7, 2**30, 1024))
     stats: Stats = field(
         default_factory=lambda: Stats(
             prefill_s=0.5, prefill_tokens=5, decode_s=1.0, decode_tokens=2
         )
     )
+    refusal: BaseException | None = None
     closed: bool = False
     loaded: dict[str, Any] = field(default_factory=dict)
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -89,11 +126,11 @@ class FakeEngine:
 
     def session(self, context: int | None = None) -> FakeSession:
         self.contexts.append(context)
-        return FakeSession()
+        return FakeSession(context or self.config.max_position_embeddings, refusal=self.refusal)
 
-    def generate(self, prompt: Any, **rest: Any) -> "Playback":
+    def generate(self, prompt: Any, progress: Any, **rest: Any) -> "Playback":
         self.asked.append({"prompt": [*prompt] if isinstance(prompt, list) else prompt, **rest})
-        return Playback(self.events)
+        return Playback(self.events, progress)
 
     def __enter__(self) -> "FakeEngine":
         return self

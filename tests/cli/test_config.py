@@ -14,6 +14,7 @@ def test_values_have_their_sources(command, monkeypatch, tmp_path):
     assert report["settings"]["think"] == {"value": None, "source": "default"}
     cache_dir = {"value": os.environ["LOCALV4_CACHE_DIR"], "source": "LOCALV4_CACHE_DIR"}
     assert report["settings"]["cache_dir"] == cache_dir
+    assert report["settings"]["session_limit"] == {"value": 20 * 2**30, "source": "default"}
     lines = command("config").out.splitlines()
     assert any(line.startswith("threads") and line.endswith(str(path)) for line in lines)
 

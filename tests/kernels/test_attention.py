@@ -5,13 +5,26 @@ import pytest
 from numpy.typing import NDArray
 
 from localv4 import quant
-from localv4.kernels.attention import attend_scratch_shapes, record_attend
+from localv4.kernels.attention import (
+    COMPRESSED,
+    RING,
+    SEGMENTS,
+    attend_scratch_shapes,
+    record_attend,
+)
+from localv4.kernels.attention_walk import block_size
 from localv4.kernels.heads import head_norm
 from localv4.kernels.kv_rows import encode_entry
 from localv4.kernels.launch import Program
 from localv4.kernels.rope import rotate
 from localv4.quant import bf16
-from tests.kernels.compare import F32, assert_bf16_close, assert_same_bytes, relative_rms
+from tests.kernels.compare import (
+    F32,
+    assert_bf16_close,
+    assert_same_bytes,
+    needs_compiler,
+    relative_rms,
+)
 from tests.reference import kernels_attention as twin
 from tests.reference.forward_attention import attend as attend_as_trained
 from tests.reference.forward_attention import candidate_blocks
@@ -44,36 +57,38 @@ def attend(
     ratio: int,
     scale: float,
     trained: bool,
-    groups: int,
+    threads: int,
     eps: float | None = None,
 ) -> F32:
     """Attend with queries [n, heads, head_dim], normalised already unless `eps` is given."""
     n_tokens, n_heads, head_dim = queries.shape
     out = np.full((n_tokens, n_heads * head_dim), np.nan, np.float32)
-    shapes = attend_scratch_shapes(1, n_heads, head_dim, groups)
-    first, second, third, fourth = (np.full(shape, np.nan, np.float32) for shape in shapes)
+    shapes = attend_scratch_shapes(n_tokens, threads, n_heads, head_dim, trained)
     program = Program()
     program.phase("attention")
-    record_attend(
+    task = record_attend(
         program,
         queries.reshape(n_tokens, -1).copy(),
         eps,
         tables,
         np.array([position], np.int64),
         ratio,
-        ring,
+        len(ring),
+        ring[:0],
         fresh,
-        compressed,
+        compressed[:0],
         chosen,
         n_chosen,
         sinks,
         scale,
         trained,
-        groups,
-        (first, second, third, fourth),
+        threads,
+        [np.full(shape, np.nan, np.float32) for shape in shapes],
         out,
     )
-    program.run(1)
+    task.put(RING, ring)
+    task.put(COMPRESSED, compressed)
+    program.run(threads)
     return out.reshape(queries.shape)
 
 
@@ -96,7 +111,7 @@ class Case(NamedTuple):
     position: int
     window: int
 
-    def run(self, trained: bool, groups: int = 1, tokens: slice = slice(None)) -> F32:
+    def run(self, trained: bool, threads: int = 1, tokens: slice = slice(None)) -> F32:
         """Attend with some of the queries, as a chunk of their own."""
         first, end, _ = tokens.indices(len(self.queries))
         position = self.position + first
@@ -117,7 +132,7 @@ class Case(NamedTuple):
             ratio=self.ratio if every else 4,
             scale=self.scale,
             trained=trained,
-            groups=groups,
+            threads=threads,
         )
 
     @property
@@ -197,31 +212,82 @@ def test_plain_softmax(name: str):
 
 @pytest.mark.parametrize("name", CASES)
 def test_blocks_as_trained(name: str):
-    case, num = CASES[name], Numerics("trained")
-    ours = case.run(trained=True)
+    case = CASES[name]
+    assert_as_trained(case, case.run(trained=True))
+
+
+def assert_as_trained(case: Case, ours: F32) -> None:
+    """Compare with the twin in the kernel's order of sums, and with the order of the original."""
+    num = Numerics("trained")
     kv, entries = case.kv.astype(np.float64), case.entries.astype(np.float64)
-    expected = np.empty(ours.shape)
+    sinks = case.sinks.astype(np.float64)
+    expected, original = np.empty((2, *ours.shape))
     for token, queries in enumerate(case.queries.astype(np.float64)):
         position = case.position + token
+        recent = kv[max(0, position + 1 - case.window) : position + 1]
+        keys = np.concatenate([recent, entries[case.chosen_of(token)]])
+        expected[token] = twin.attend_in_segments(
+            queries, keys, sinks, case.scale, block_size(1), SEGMENTS
+        )
         blocks = candidate_blocks(position, case.window, kv, entries, case.chosen_of(token))
-        expected[token] = attend_as_trained(num, queries, blocks, case.sinks.astype(np.float64))
+        original[token] = attend_as_trained(num, queries, blocks, sinks)
     assert_bf16_close(ours, expected, equal=0.97, steps=2)
     assert relative_rms(ours, expected) < 1e-3
+    assert relative_rms(ours, original) < 3e-3  # weights are rounded below another largest score
 
 
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_neither_groups_of_heads_nor_chunks_change_a_byte(name: str, trained: bool):
-    case = CASES[name]
+def test_neither_threads_nor_chunks_change_a_byte(name: str, trained: bool):
+    assert_one_result(CASES[name], trained, (2, 9), ((1, 1), (1, 2), (2, 3)))
+
+
+def assert_one_result(
+    case: Case, trained: bool, threads: tuple[int, ...], pieces: tuple[tuple[int, int], ...]
+) -> None:
+    """Compare ways to divide the same work; pieces are a number of tokens, and of threads."""
     whole = case.run(trained)
-    for groups in (2, 3, 5):
-        assert_same_bytes(case.run(trained, groups), whole)
-    for piece in (1, 2):
+    for count in threads:
+        assert_same_bytes(case.run(trained, count), whole)
+    for size, count in pieces:
         parts = [
-            case.run(trained, tokens=slice(first, min(first + piece, len(whole))))
-            for first in range(0, len(whole), piece)
+            case.run(trained, count, slice(first, min(first + size, len(whole))))
+            for first in range(0, len(whole), size)
         ]
         assert_same_bytes(np.concatenate(parts), whole)
+
+
+@needs_compiler
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("n_heads", [16, 17, 40])
+def test_groups_of_heads_change_no_byte(n_heads: int, trained: bool):
+    case = random_case(300, n_tokens=3, n_heads=n_heads, n_entries=75)
+    assert_one_result(case, trained, (2, 3, 9), ((1, 1), (1, 2), (1, 5)))
+
+
+@needs_compiler
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("blocks", [SEGMENTS - 1, SEGMENTS, 2 * SEGMENTS + 1])
+def test_many_segments(blocks: int, trained: bool):
+    """More blocks than segments: some hold several."""
+    n_chosen = blocks * block_size(int(trained)) - 20
+    case = random_case(4 * n_chosen, n_tokens=2, n_heads=17, n_entries=n_chosen, n_chosen=n_chosen)
+    case = case._replace(n_chosen=np.array([n_chosen, n_chosen - 1], np.int32))
+    case = case._replace(chosen=np.tile(np.arange(n_chosen, dtype=np.int32), (2, 1)))
+    assert_one_result(case, trained, (2, 5), ((1, 1), (1, 2)))
+    ours = case.run(trained)
+    if trained:
+        assert_as_trained(case, ours)
+        return
+    for token, queries in enumerate(case.queries.astype(np.float64)):
+        end = case.position + token + 1
+        keys = np.concatenate(
+            [case.kv[end - case.window : end], case.entries[case.chosen_of(token)]]
+        )
+        expected = twin.attend(
+            queries, keys.astype(np.float64), case.sinks.astype(np.float64), case.scale
+        )
+        np.testing.assert_allclose(ours[token], expected, rtol=0, atol=2e-6)
 
 
 def test_matches_the_golden(fixtures):
@@ -247,7 +313,7 @@ def test_matches_the_golden(fixtures):
         ratio=4,
         scale=float(fixtures["sparse_attn.scale"][0]),
         trained=True,
-        groups=2,
+        threads=1,
     )
     assert relative_rms(out, fixtures["sparse_attn.o"]) < 3e-3
 
@@ -301,7 +367,7 @@ def test_queries_are_normalised_and_turned_and_results_turned_back(trained: bool
             ratio=0,
             scale=0.3,
             trained=trained,
-            groups=1,
+            threads=1,
             eps=eps,
         )
 

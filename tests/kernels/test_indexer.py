@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 
 from localv4 import quant
+from localv4.kernels.choice import SETS
+from localv4.kernels.index_queries import pack_head, unpack_query
 from localv4.kernels.indexer import (
+    packed_query_bytes,
     record_index_queries,
     record_keys,
     record_score_and_choose,
@@ -34,7 +37,8 @@ def hadamard_fp4(x: F32, trained: bool) -> None:
     program = Program()
     program.phase("indexer")
     weights = np.ones((len(x), 1), np.float32)
-    record_index_queries(program, x, no_rotation(len(x)), weights, trained)
+    nothing = np.zeros((len(x), 0), np.uint8)
+    record_index_queries(program, x, no_rotation(len(x)), weights, trained, nothing)
     program.run(1)
 
 
@@ -72,9 +76,20 @@ def packed(keys: F32, trained: bool):
     return rows
 
 
-def scratch(heads: int, width: int):
+def packed_queries(queries, weights, trained: bool):
+    """Return queries as they are multiplied; without a byte where they are not packed."""
+    n_tokens, heads, width = queries.shape
+    rows = np.zeros((n_tokens, packed_query_bytes(heads, width, trained)), np.uint8)
+    if rows.size:
+        for token, head in np.ndindex(n_tokens, heads):
+            pack_head(queries[token, head], weights[token, head], head, rows[token])
+    return rows
+
+
+def scratch(heads: int, width: int, *, trained: bool):
     first, second, third = (
-        np.full(shape, np.nan, np.float32) for shape in score_scratch_shapes(1, heads, width)
+        np.full(shape, np.nan, np.float32)
+        for shape in score_scratch_shapes(1, heads, width, trained)
     )
     return first, second, third
 
@@ -88,12 +103,14 @@ def run_scores(queries, weights, keys, *, position: int, trained: bool, parts: i
         program,
         queries.reshape(len(queries), -1),
         weights,
+        packed_queries(queries, weights, trained),
         packed(keys, trained),
         np.array([position], np.int64),
         trained,
         parts,
-        scratch(*queries.shape[1:]),
+        scratch(*queries.shape[1:], trained=trained),
         scores,
+        np.zeros((len(queries), SETS), np.int32),
     )
     program.run(1)
     return scores
@@ -146,28 +163,42 @@ def test_neither_parts_nor_the_way_change_a_byte(trained: bool):
     for parts in (2, 3, 8):
         other = run_scores(queries, weights, keys, position=1190, trained=trained, parts=parts)
         assert_same_bytes(other, whole)
-    chosen, best = np.full((3, 20), -7, np.int32), np.full((3, 20), np.nan, np.float32)
-    counts, place = np.zeros(3, np.int32), np.array([1190], np.int64)
-    program, room = Program(), np.full((1, 300), np.nan, np.float32)
-    program.phase("indexer")
-    record_score_and_choose(
-        program,
-        queries.reshape(3, -1),
-        weights,
-        packed(keys, trained),
-        place,
-        trained,
-        chosen,
-        counts,
-        best,
-        scratch(5, 64),
-        room,
-    )
-    program.run(1)
     expected = np.stack([twin.choose(row, 20) for row in whole])
-    assert_same_bytes(chosen, expected)
-    assert counts.tolist() == [20, 20, 20]
-    assert_same_bytes(best, np.take_along_axis(whole, expected, 1))
+    for at_once in (1, 2, 3):
+        chosen, best = np.full((3, 20), -7, np.int32), np.full((3, 20), np.nan, np.float32)
+        counts, place = np.zeros(3, np.int32), np.array([1190], np.int64)
+        program, room = Program(), np.full((at_once, 300), np.nan, np.float32)
+        program.phase("indexer")
+        record_score_and_choose(
+            program,
+            queries.reshape(3, -1),
+            weights,
+            packed_queries(queries, weights, trained),
+            packed(keys, trained),
+            place,
+            trained,
+            at_once,
+            chosen,
+            counts,
+            best,
+            scratch(5, 64, trained=trained),
+            room,
+            np.zeros((at_once, SETS), np.int32),
+        )
+        program.run(1)
+        assert_same_bytes(chosen, expected)
+        assert counts.tolist() == [20, 20, 20]
+        assert_same_bytes(best, np.take_along_axis(whole, expected, 1))
+
+
+@pytest.mark.parametrize("width", [64, 256])
+def test_keys_too_wide_to_be_multiplied_packed_have_the_same_rounding(width: int):
+    queries, weights, keys = random_scoring(2, 70, heads=3, width=width)
+    ours = run_scores(queries, weights, keys, position=278, trained=True)
+    assert (packed_query_bytes(3, width, True) > 0) == (width == 64)
+    for token in range(2):
+        expected = twin.scores_in_blocks(queries[token], weights[token], keys[:69])
+        assert_same_bytes(ours[token, :69], expected)
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -184,10 +215,15 @@ def test_queries_are_turned_first_and_head_weights_scaled(trained: bool):
     scaled = weights * np.float32(64**-0.5 * 9**-0.5)
     program = Program()
     program.phase("indexer")
-    record_index_queries(program, queries, tables, weights, trained)
+    rows = np.zeros((2, packed_query_bytes(9, 64, trained)), np.uint8)
+    record_index_queries(program, queries, tables, weights, trained, rows)
     program.run(1)
     assert_same_bytes(queries.reshape(-1, 64), expected)
     assert_same_bytes(weights, bf16.round(scaled) if trained else scaled)
+    for token in range(2 if trained else 0):
+        values, factors = unpack_query(rows[token], 9, 64)
+        assert_same_numbers(values, queries[token].reshape(9, 64))
+        assert_same_bytes(factors, weights[token])
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -17,12 +17,15 @@ from tests.kernels.compare import needs_compiler
 FOLDER = Path(__file__).parent
 NAMES = [
     "attention",
+    "attention_entries",
+    "attention_walk",
     "choice",
     "compressor",
     "elementwise",
     "entries",
     "heads",
     "hyper_connections",
+    "index_tile",
     "indexer",
     "kv_rows",
     "lanes",
@@ -58,8 +61,14 @@ def test_every_kernel_runs_here_or_needs_vector_code():
     kernels = Path(FOLDER.parents[1], "localv4", "kernels").glob("[!_]*.py")
     vector_code = {
         "amx_tile",
+        "attention_products",
         "decode",
         "fp8_values",
+        "index_bytes",
+        "index_keys",
+        "index_matrix",
+        "index_queries",
+        "index_scoring",
         "layer",
         "matmul",
         "packing",

@@ -1,4 +1,4 @@
-"""The vector code against the plain functions that state what it does."""
+"""The vector code against the plain function that states what it does."""
 
 import numpy as np
 import pytest
@@ -15,11 +15,6 @@ def products(left: F32, right: F32, first: int, n_columns: int, out: F32) -> Non
     tiles.products(left, right, first, n_columns, out)
 
 
-@leaf
-def add_weighted(weights: F32, rows: F32, n_rows: int, factors: F32, out: F32) -> None:
-    tiles.add_weighted(weights, rows, n_rows, factors, out)
-
-
 def random(*shape: int) -> F32:
     return np.random.default_rng(shape).standard_normal(shape, np.float32)
 
@@ -32,21 +27,6 @@ def test_products(first: int, n_columns: int, n: int, m: int):
     products(left, right, first, n_columns, ours)
     tiles.products(left, right, first, n_columns, expected)
     np.testing.assert_allclose(ours, expected, rtol=2e-7, atol=1e-5)
-
-
-@pytest.mark.parametrize("n_rows", [0, 1, 63, 64])
-@pytest.mark.parametrize(("n", "columns"), [(4, 80), (12, 528)])
-def test_add_weighted(n_rows: int, n: int, columns: int):
-    weights, rows, factors, before = (
-        random(n, 64),
-        random(64, columns),
-        random(n),
-        random(n, columns),
-    )
-    ours, expected = before.copy(), before.copy()
-    add_weighted(weights, rows, n_rows, factors, ours)
-    tiles.add_weighted(weights, rows, n_rows, factors, expected)
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=3e-5)
 
 
 def test_sums_depend_on_their_length_alone():

@@ -1,0 +1,174 @@
+"""How fast one layer's index keys are scored and the highest chosen, at Flash's widths.
+
+Measured beside the roof: unsigned times signed bytes in registers, on the same threads, in turns.
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from localv4 import quant
+from localv4.bench.roof import DIGITS, Peak
+from localv4.bench.timing import in_turns, median_ratio
+from localv4.kernels.choice import SETS, record_choose
+from localv4.kernels.indexer import (
+    packed_query_bytes,
+    record_index_queries,
+    record_score_and_choose,
+    record_scores,
+    score_scratch_shapes,
+)
+from localv4.kernels.lanes import aligned
+from localv4.kernels.launch import Program
+
+__all__ = ["IndexSpeed", "measure_index"]
+
+_HEADS, _WIDTH, _CHOSEN = 64, 128, 512
+_KEY_BYTES = _WIDTH // 2 + _WIDTH // 32
+_PARTS = 4  # units a thread
+_AT_ONCE = 4  # tokens of a unit of many
+_TURNS = 9
+
+
+@dataclass(frozen=True)
+class IndexSpeed:
+    """One layer, some tokens.
+
+    Attributes
+    ----------
+    n_keys, n_tokens
+        Keys that each token is scored against.
+    score_s, choose_s
+        Medians for all tokens; with many tokens both are one program, and `choose_s` is 0.
+    products
+        Multiply-adds of the scores.
+    key_bytes
+        Bytes of packed keys.
+    share
+        Multiply-adds a second over those of the roof, None in a tier that has no such roof.
+    """
+
+    n_keys: int
+    n_tokens: int
+    score_s: float
+    choose_s: float
+    products: int
+    key_bytes: int
+    share: float | None
+
+    @property
+    def products_s(self) -> float:
+        """Multiply-adds a second."""
+        return self.products / self.score_s
+
+    @property
+    def gb_s(self) -> float:
+        """Packed keys a second, read once for all tokens, in GB."""
+        return self.key_bytes / self.score_s / 1e9
+
+
+def _programs(n_keys: int, n_tokens: int, n_threads: int) -> list[Program]:
+    """Return scoring and choosing for one token, or both in one program for more."""
+    rng = np.random.default_rng(n_keys)
+    keys = rng.integers(0, 256, (n_keys, _KEY_BYTES), np.uint8)
+    keys[:, _WIDTH // 2 :] = rng.integers(124, 128, (n_keys, _WIDTH // 32), np.uint8)
+    queries = quant.bf16.round(rng.standard_normal((n_tokens, _HEADS * _WIDTH)))
+    weights = quant.bf16.round(rng.standard_normal((n_tokens, _HEADS)))
+    packed = np.zeros((n_tokens, packed_query_bytes(_HEADS, _WIDTH, True)), np.uint8)
+    tables = np.zeros((n_tokens, 2, 32), np.float32)
+    tables[:, 0] = 1
+    program = Program()
+    program.phase("indexer")
+    record_index_queries(program, queries, tables, weights, True, packed)
+    program.run(n_threads)
+
+    place = np.array([4 * n_keys + 3 - n_tokens], np.int64)
+    chosen = np.empty((n_tokens, _CHOSEN), np.int32)
+    counts, best = np.empty(n_tokens, np.int32), np.empty(chosen.shape, np.float32)
+    first, second, third = (
+        aligned(shape, np.float32)
+        for shape in score_scratch_shapes(n_threads, _HEADS, _WIDTH, True)
+    )
+    scratch = first, second, third
+    rows = 1 if n_tokens == 1 else n_threads * _AT_ONCE
+    scores, highest = np.empty((rows, n_keys), np.float32), np.empty((rows, SETS), np.int32)
+    programs = [Program()]
+    programs[0].phase("indexer")
+    if n_tokens > 1:
+        record_score_and_choose(
+            programs[0],
+            queries,
+            weights,
+            packed,
+            keys,
+            place,
+            True,
+            _AT_ONCE,
+            chosen,
+            counts,
+            best,
+            scratch,
+            scores,
+            highest,
+        )
+        return programs
+    record_scores(
+        programs[0],
+        queries,
+        weights,
+        packed,
+        keys,
+        place,
+        True,
+        _PARTS * n_threads,
+        scratch,
+        scores,
+        highest,
+    )
+    programs.append(Program())
+    programs[1].phase("indexer")
+    record_choose(programs[1], scores, highest, place, 4, chosen, counts, best)
+    return programs
+
+
+def measure_index(
+    n_keys: int, n_tokens: int, n_threads: int, seconds: float, roof: Peak | None
+) -> IndexSpeed:
+    """Measure one layer's index scores and choice; to be called inside `computing`.
+
+    Parameters
+    ----------
+    n_keys
+        Index keys of the layer, a quarter of the context.
+    n_tokens
+        1 as in decode, or some of a chunk.
+    n_threads
+        Compute threads.
+    seconds
+        For how long at least.
+    roof
+        Of byte products on the same threads (`measure_peaks`), None if the tier has none.
+    """
+    programs = _programs(n_keys, n_tokens, n_threads)
+
+    def run(program: Program) -> Callable[[int], None]:
+        program.run(n_threads)
+        return lambda _: program.run(n_threads)
+
+    measured = [*programs] if roof is None else [*programs, roof.program]
+    times = in_turns([run(program) for program in measured], _TURNS, seconds)
+    products = n_tokens * n_keys * _HEADS * _WIDTH
+    share = None
+    if roof is not None:
+        share = median_ratio(times[-1], times[0]) * products / (roof.n_flop * DIGITS / 2)
+    return IndexSpeed(
+        n_keys,
+        n_tokens,
+        statistics.median(times[0]),
+        statistics.median(times[1]) if n_tokens == 1 else 0.0,
+        products,
+        n_keys * _KEY_BYTES,
+        share,
+    )
