@@ -76,7 +76,8 @@ def _programs(n_keys: int, n_tokens: int, n_threads: int) -> list[Program]:
     keys[:, _WIDTH // 2 :] = rng.integers(124, 128, (n_keys, _WIDTH // 32), np.uint8)
     queries = quant.bf16.round(rng.standard_normal((n_tokens, _HEADS * _WIDTH)))
     weights = quant.bf16.round(rng.standard_normal((n_tokens, _HEADS)))
-    packed = np.zeros((n_tokens, packed_query_bytes(_HEADS, _WIDTH, True)), np.uint8)
+    packed = aligned((n_tokens, packed_query_bytes(_HEADS, _WIDTH, True)), np.uint8)
+    packed[:] = 0
     tables = np.zeros((n_tokens, 2, 32), np.float32)
     tables[:, 0] = 1
     program = Program()

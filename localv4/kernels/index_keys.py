@@ -6,7 +6,8 @@ all sixteen, unscaled, and no product needs a sum over lanes.
 
 * Bytes: register 2w+h of a block has its columns 8w+2i+h for i < 4, as 12 more than twice the
   value.
-* Pairs, for the matrix unit: register 4w+j has the columns 8w+j and 8w+4+j as BF16.
+* Pairs, for the matrix unit: register 4w+j has the columns 8w+j and 8w+4+j as BF16, times a
+  power of two if wanted.
 
 Keys have four blocks here; what a row lacks counts as zero.
 """
@@ -125,8 +126,11 @@ def key_bytes_of_group(emit: Emitter, rows: list[Any], block: int) -> list[Any]:
     return registers
 
 
-def key_pairs_of_group(emit: Emitter, rows: list[Any], block: int) -> list[Any]:
-    """Sixteen rows' addresses -> 16 registers of a block's BF16 pairs."""
+def key_pairs_of_group(emit: Emitter, rows: list[Any], block: int, powers: Any) -> list[Any]:
+    """Sixteen rows' addresses -> 16 registers of a block's BF16 pairs.
+
+    `powers` holds what is added to the bits of numbers that are not zero, 32 lanes of int16.
+    """
     builder, kind, registers = emit.builder, vector(I16, 32), []
     # the permutation reads five bits of an index, and the table stands there twice
     table = emit.constant(I16, _PAIR_BITS * 2)
@@ -134,7 +138,10 @@ def key_pairs_of_group(emit: Emitter, rows: list[Any], block: int) -> list[Any]:
         for j in range(4):
             index = builder.lshr(words, emit.splat_constant(I32, 4 * j)) if j else words
             index = builder.bitcast(index, kind)
-            registers.append(emit.call("llvm.x86.avx512.permvar.hi.512", kind, table, index))
+            value = emit.call("llvm.x86.avx512.permvar.hi.512", kind, table, index)
+            size = builder.and_(value, emit.splat_constant(I16, 0x7FFF, 32))
+            some = builder.icmp_unsigned("!=", size, emit.splat_constant(I16, 0, 32))
+            registers.append(builder.select(some, builder.add(value, powers), value))
     return registers
 
 
@@ -183,9 +190,8 @@ def store_group(
     registers_of: Callable[[Emitter, list[Any], int], list[Any]],
     n_registers: int,
     target: Callable[[int, int], Any],
-    scale_target: Callable[[int], Any],
 ) -> None:
-    """Store the registers and scales of sixteen rows, block by block; zeros for missing ones.
+    """Store the registers of sixteen rows, block by block; zeros for missing ones.
 
     Parameters
     ----------
@@ -197,12 +203,8 @@ def store_group(
         `key_bytes_of_group` or `key_pairs_of_group`, and the registers of a block.
     target
         Where a register of a block is to lie: (block, number) -> address.
-    scale_target
-        Where a block's scales are to lie.
     """
     builder = emit.builder
-    for block, scales in enumerate(key_scales_of_group(emit, rows, n_blocks, scale_target(0))):
-        emit.store(scale_target(block), scales, 64)
     for block in range(BLOCKS):
         there = builder.icmp_signed(">", n_blocks, ir.Constant(I64, block))
         with builder.if_else(there) as (then, otherwise):

@@ -1,9 +1,9 @@
 """Index queries of FP4 numbers packed for the products with keys, once a token.
 
-A packed query has a row for every head (rows up to a multiple of 16 are zero) in sections:
+A packed query has a row for every head (rows up to a multiple of `ROWS` are zero) in sections:
 
-* with a matrix unit ``[BF16 values | head weights]``, in the columns' order of index_keys.py's
-  pairs;
+* with a matrix unit ``[BF16 values | head weights]``, values block by block for every 16
+  heads, in the columns' order of index_keys.py's pairs;
 * else ``[signed bytes, twice the unscaled values | offsets | factors | head weights]`` in the
   order of its bytes; offsets (int32) take off what the unsigned keys add, and add the bits of
   `MAGIC`; factors (float32) are a quarter of the scales; both have one number for each of four
@@ -24,6 +24,7 @@ from localv4.kernels.kv_rows import FP4_FLOOR, FP4_RECIPROCAL, KEY_BLOCK, block_
 __all__ = [
     "MAGIC",
     "ROWS",
+    "TILE_ROWS",
     "QueryLayout",
     "in_matrix_unit",
     "pack_head",
@@ -33,9 +34,6 @@ __all__ = [
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
-
-ROWS = 16
-"""Heads are padded to a multiple."""
 
 MAGIC = 1.5 * 2.0**23
 """Whole numbers below 2**22 added to the bits of this float32 are added to its value."""
@@ -53,6 +51,12 @@ def in_matrix_unit() -> bool:
 _PAIRS = in_matrix_unit()
 _COLUMNS = PAIR_COLUMNS if _PAIRS else BYTE_COLUMNS
 _CODE_BYTES = 2 * WIDTH if _PAIRS else WIDTH
+
+TILE_ROWS = 16
+"""Heads of a tile of the matrix unit."""
+
+ROWS = 2 * TILE_ROWS if _PAIRS else 16
+"""Heads are padded to a multiple."""
 
 
 class QueryLayout:
@@ -88,16 +92,17 @@ def pack_head(values: F32, weight: np.float32, head: int, packed: U8) -> None:
         Written at the head's places: uint8 [query_bytes], zero before the first head.
     """
     n_rows = packed.size // (_WEIGHTS + 4)
-    codes = packed[head * _CODE_BYTES : (head + 1) * _CODE_BYTES]
     if _PAIRS:
-        upper = codes.view(np.uint16)
+        upper = packed[: n_rows * _CODE_BYTES].view(np.uint16)
         for place in range(WIDTH):
             column = _COLUMNS[place]
             if column < values.size:
                 bits = np.float32(values[column]).view(np.uint32)
-                upper[place] = np.uint16(bits >> np.uint32(16))
+                tile = head // TILE_ROWS * BLOCKS + place // KEY_BLOCK
+                row = tile * TILE_ROWS + head % TILE_ROWS
+                upper[row * KEY_BLOCK + place % KEY_BLOCK] = np.uint16(bits >> np.uint32(16))
     else:
-        signed = codes.view(np.int8)
+        signed = packed[head * _CODE_BYTES : (head + 1) * _CODE_BYTES].view(np.int8)
         offsets = packed[n_rows * _OFFSETS : n_rows * _FACTORS].view(np.int32)
         factors = packed[n_rows * _FACTORS : n_rows * _WEIGHTS].view(np.float32)
         for block in range(values.size // KEY_BLOCK):
@@ -122,14 +127,16 @@ def unpack_query(packed: U8, n_heads: int, width: int) -> tuple[F32, F32]:
     """Return the values, float32 [n_heads, width], and the head weights of a packed query."""
     n_rows = packed.size // (_WEIGHTS + 4)
     weights = packed[n_rows * _WEIGHTS :].view(np.float32)[:n_heads]
-    codes = packed[: n_rows * _CODE_BYTES].reshape(n_rows, -1)
+    codes = packed[: n_rows * _CODE_BYTES]
     values = np.empty((n_rows, WIDTH), np.float32)
     if _PAIRS:
-        values[:, _COLUMNS] = (codes.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        bits = codes.view(np.uint16).astype(np.uint32) << 16
+        tiles = bits.view(np.float32).reshape(-1, BLOCKS, TILE_ROWS, KEY_BLOCK)
+        values[:, _COLUMNS] = tiles.swapaxes(1, 2).reshape(n_rows, WIDTH)
     else:
         factors = packed[n_rows * _FACTORS : n_rows * _WEIGHTS].view(np.float32)
         # keys are doubled too, as far as factors know
         scales = np.repeat(2 * factors.reshape(n_rows, BLOCKS), KEY_BLOCK, axis=1)
-        values[:, _COLUMNS] = codes.view(np.int8)
+        values[:, _COLUMNS] = codes.view(np.int8).reshape(n_rows, WIDTH)
         values *= scales
     return values[:n_heads, :width], weights

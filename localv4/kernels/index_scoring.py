@@ -12,6 +12,7 @@ from localv4.kernels.index_keys import (
     BYTE_REGISTERS,
     group_rows,
     key_bytes_of_group,
+    key_scales_of_group,
     store_group,
 )
 from localv4.kernels.index_queries import ROWS, QueryLayout
@@ -31,7 +32,6 @@ class Scoring:
     """Of sixteen keys that are unpacked together."""
 
     registers = BYTE_REGISTERS
-    unpack = staticmethod(key_bytes_of_group)
 
     def __init__(self, emit: Emitter, args: list[Any]) -> None:
         self.emit, self.builder = emit, emit.builder
@@ -75,6 +75,13 @@ class Scoring:
         """Add up all heads of a token's query for the unit's keys in `sums`."""
         raise NotImplementedError
 
+    def unpack(self, emit: Emitter, rows: list[Any], block: int) -> list[Any]:
+        """Return the registers of a block of sixteen keys whose scales are stored."""
+        return key_bytes_of_group(emit, rows, block)
+
+    def compare_scales(self, group: int) -> None:
+        """Do what the scales of sixteen keys call for before their blocks are unpacked."""
+
     def prepare(self, group: int) -> None:
         """Do what else sixteen keys need once they are unpacked."""
 
@@ -85,7 +92,7 @@ class Scoring:
 
     def key_scale(self, block: int, group: int) -> Any:
         """Load the scales of a block of sixteen keys."""
-        return self.emit.load(self._scale_place(block, group), F32X16, 64)
+        return self.emit.load(self.scale_place(block, group), F32X16, 64)
 
     def fused(self, left: Any, right: Any, addend: Any) -> Any:
         """Add an exact product, in one step where the CPU can."""
@@ -127,11 +134,16 @@ class Scoring:
         up, down = (self.emit.splat_constant(F32, sign * 65536.0) for sign in (1, -1))
         return self.fused(power, down, self.fused(power, up, value))
 
-    def _scale_place(self, block: int, group: int) -> Any:
+    def scale_place(self, block: int, group: int) -> Any:
+        """Return where the scales of a block of sixteen keys lie."""
         return self.emit.offset(self.scales, 64 * (block * self.groups + group))
 
     def _unpack(self, first: Any, group: int) -> None:
         rows = group_rows(self.emit, self.keys, self.key_bytes, first, self.last)
+        room = self.scale_place(0, group)
+        for block, scales in enumerate(key_scales_of_group(self.emit, rows, self.n_blocks, room)):
+            self.emit.store(self.scale_place(block, group), scales, 64)
+        self.compare_scales(group)
         store_group(
             self.emit,
             rows,
@@ -139,7 +151,6 @@ class Scoring:
             self.unpack,
             self.registers,
             lambda block, number: self.key_register(block, group, number),
-            lambda block: self._scale_place(block, group),
         )
         self.prepare(group)
 
