@@ -107,28 +107,28 @@ def test_scales_far_apart():
 
 
 @pytest.mark.parametrize("large", [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
-@pytest.mark.parametrize("apart", [9, 10, 11, 12, 13, 14, 16])
+@pytest.mark.parametrize("apart", [10, 12, 14])
 @pytest.mark.parametrize("in_keys", [True, False])
 def test_blocks_are_added_in_order(large: tuple[int, int], apart: int, in_keys: bool):
     """Two large blocks cancel; between them, the small ones lose bits once a block."""
     rng = np.random.default_rng(apart)
-    values = np.full((1, 8, 4, 32), 6, np.float32)
+    values = np.full((1, 4, 4, 32), 6, np.float32)
     values[:, :, large[1]] = -6
     small = [block for block in range(4) if block not in large]
     # sums of few bits, so that the last rounding keeps what is left of them
-    values[:, :, small, 1:] = rng.choice(E2M1[[0, 1, 1, 9]], (1, 8, 2, 31))
-    codes = np.full((48, 4, 32), 7, np.uint8)
+    values[:, :, small, 1:] = rng.choice(E2M1[[0, 1, 1, 9]], (1, 4, 2, 31))
+    codes = np.full((18, 4, 32), 7, np.uint8)
     codes[:, small] = 1
     codes[:, small, 0] = 0
-    exponents = np.full((48, 4), 127, np.uint8)
+    exponents = np.full((18, 4), 127, np.uint8)
     if in_keys:
         exponents[16:, large] += np.uint8(apart)
-        exponents[20, large] -= np.uint8(1)
+        exponents[17, large] -= np.uint8(1)
     else:
         values[:, :, large] *= np.float32(2.0**apart)
-    keys = packed_keys(codes.reshape(48, 128), exponents)
-    weights = np.eye(8, dtype=np.float32)  # a token for a head
-    queries = np.repeat(values.reshape(1, 8, 128), 8, axis=0)
+    keys = packed_keys(codes.reshape(18, 128), exponents)
+    weights = np.eye(4, dtype=np.float32)  # a token for a head
+    queries = np.repeat(values.reshape(1, 4, 128), 4, axis=0)
     case = queries, weights, keys
     assert_same_bytes(scored(*case, position=1000), expected_scores(*case, position=1000))
 
@@ -136,8 +136,8 @@ def test_blocks_are_added_in_order(large: tuple[int, int], apart: int, in_keys: 
 @pytest.mark.parametrize("exponent", [0, 1, 96, 97, 98, 156, 157, 158, 170])
 def test_one_key_with_a_scale_far_from_one(exponent: int):
     rng = np.random.default_rng(exponent)
-    values, weights = random_queries(rng, 2, 20, 128)
-    keys = random_keys(rng, 48, 128)
+    values, weights = random_queries(rng, 2, 5, 128)
+    keys = random_keys(rng, 34, 128)
     keys[20, 66] = exponent
     if exponent < 2:
         keys[20, 32:48] = 0  # as a block of zeros is stored
