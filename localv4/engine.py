@@ -378,7 +378,7 @@ class Engine:
             thinking_mode=mode,
             tools=tools,
             logprobs=logprobs,
-            branches=[place for place in branches if 0 < place < len(ids)],
+            branches=branches,
             progress=progress,
         )
 

@@ -29,16 +29,18 @@ from localv4.step import Step
 from localv4.weights import IndexerWeights
 from localv4.workspace import Workspace
 
-__all__ = ["IndexerPass", "scoring_bytes"]
+__all__ = ["PARTS", "IndexerPass", "division", "scoring_bytes"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 _FEW_TOKENS = 8  # up to here every token has its own row of scores
-_PARTS = 4  # units a thread for the keys of few tokens
+PARTS = 4
+"""Units a thread for the keys of few tokens."""
+
 _AT_ONCE = 4  # tokens of a unit of many
 
 
-def _division(n_tokens: int, threads: int) -> tuple[int, int]:
+def division(n_tokens: int, threads: int) -> tuple[int, int]:
     """Return the rows of scores, and how many tokens of many a unit takes at once."""
     if n_tokens <= _FEW_TOKENS:
         return n_tokens, 1
@@ -48,7 +50,7 @@ def _division(n_tokens: int, threads: int) -> tuple[int, int]:
 
 def scoring_bytes(config: ModelConfig, n_tokens: int, threads: int) -> int:
     """Return the most bytes of what scoring a chunk takes beside its queries, at any context."""
-    rows, _ = _division(n_tokens, threads)
+    rows, _ = division(n_tokens, threads)
     of_row = 4 * (SETS + config.max_position_embeddings // 4)
     heads, width = config.index_n_heads, config.index_head_dim
     packed = n_tokens * packed_query_bytes(heads, width, trained=True)
@@ -155,7 +157,7 @@ class IndexerPass:
         )
         scratch = inputs, unpacked, sums
         keys, scores = np.empty((0, 17), np.uint8), np.empty((0, 0), np.float32)
-        self._score_rows, at_once = _division(n_tokens, threads)
+        self._score_rows, at_once = division(n_tokens, threads)
         highest = workspace.i32("highest scores", self._score_rows, SETS)
         if n_tokens > _FEW_TOKENS:
             self._scoring = record_score_and_choose(
@@ -175,7 +177,7 @@ class IndexerPass:
                 highest,
             )
             return
-        parts = _PARTS * threads
+        parts = PARTS * threads
         self._scoring = record_scores(
             program,
             queries,

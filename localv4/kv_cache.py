@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.config import ModelConfig
+from localv4.kernels.matmul import aligned
 from localv4.rows import Block, Rows, RowsMark, rows_bytes
-from localv4.slots import private_memory, up
+from localv4.slots import up
 
 __all__ = [
     "CompressorState",
@@ -269,9 +270,7 @@ class KVCache:
     def __init__(self, config: ModelConfig, trained: bool, mtp: bool, context: int) -> None:
         ratios = _ratios(config, mtp)
         size = sum(_fixed_bytes(config, ratio, trained) for ratio in ratios)
-        self.fixed, self._before = (
-            np.frombuffer(private_memory(size, huge=False), np.uint8)[:size] for _ in range(2)
-        )
+        self.fixed, self._before = (aligned((size,), np.uint8) for _ in range(2))
         memory = _Carver(self.fixed)
         self.layers = tuple(
             LayerCache.carved(config, ratio, trained, context, memory) for ratio in ratios

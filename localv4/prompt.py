@@ -128,12 +128,12 @@ class PromptFormat:
         user, assistant = (self.tokenizer.control_id(literal) for literal in (USER, ASSISTANT))
         if user not in ids or assistant not in ids:
             return ()
-        opening = ids.index(user)
-        question = len(ids) - ids[::-1].index(assistant)
+        opening, backwards = ids.index(user), ids[::-1]
+        question_end = len(ids) - backwards.index(assistant)
+        n_question = question_end - (len(ids) - 1 - backwards.index(user))
         found = [opening] if opening >= _WORTH_A_STEP else []
-        before = max(place for place, token in enumerate(ids) if token == user)
-        if mode == "thinking" or question - before >= _WORTH_A_STEP:
-            found.append(question)
+        if mode == "thinking" or n_question >= _WORTH_A_STEP:
+            found.append(question_end)
         return tuple(found)
 
     def _tokenizer(self) -> Tokenizer:

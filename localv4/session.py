@@ -6,7 +6,7 @@ Knows nothing of text or sampling.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -287,11 +287,8 @@ class Session:
         self._check_whole()
         if not self.position or self._kept.has(self.position):
             return
-        with self._computing():
-            try:
-                self._kept.add(self._mark())
-            except OutOfBudget:
-                self._kept.drop_one()
+        with self._computing(), suppress(OutOfBudget):
+            self._kept.add(self._mark())
 
     def rewind(self, ids: ArrayLike) -> int:
         """Go back to where these tokens can be continued from with the least work.
@@ -406,7 +403,7 @@ class Session:
 
     def _mark(self) -> KVMark:
         """Return a mark of the present state, for which there is room."""
-        self._ledger.admit(self._cache.fixed.nbytes)
+        self._admit(self._cache.fixed.nbytes)
         mark = self._cache.mark()
         self._ledger.enter(mark)
         return mark
@@ -414,7 +411,7 @@ class Session:
     def _go_to(self, mark: KVMark) -> None:
         """Make a mark the present state."""
         with self._computing():
-            self._ledger.admit(self._cache.cost_of(mark))
+            self._admit(self._cache.cost_of(mark))
             self._torn = True
             self._cache.go_to(mark)
         self._torn = False
@@ -501,7 +498,8 @@ class Session:
             # the KV state grows with every fourth token at most, and with a page
             quarter = (self.position + n_tokens) // 4
             if quarter != self._admitted:
-                self._admit_growth(n_tokens)
+                grown = self._cache.n_bytes_at(self.position + n_tokens)
+                self._admit(grown - self._cache.n_bytes)
                 self._admitted = quarter
             self._torn = True
             if n_tokens > 1:
@@ -515,12 +513,11 @@ class Session:
                 raise
             self._torn = False
 
-    def _admit_growth(self, n_tokens: int) -> None:
-        """Make room for tokens; what is kept for `rewind` gives way."""
-        growth = self._cache.n_bytes_at(self.position + n_tokens) - self._cache.n_bytes
+    def _admit(self, n_bytes: int) -> None:
+        """Make room for more KV state; what is kept for `rewind` gives way."""
         while True:
             try:
-                return self._ledger.admit(growth)
+                return self._ledger.admit(n_bytes)
             except OutOfBudget:
                 if not self._kept.drop_one():
                     raise

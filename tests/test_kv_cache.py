@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from localv4.config import ModelConfig
 from localv4.errors import OutOfBudget
 from localv4.kv_cache import KVCache, KVMark, entry_bytes, key_bytes, kv_bytes
 from localv4.kv_ledger import KVLedger
@@ -13,10 +12,6 @@ from tests.released import released_config
 MILLION = 2**20
 # spec/forward.md: bytes a token, from the exact sizes of entries and keys
 EXACT = {"flash": 3514, "pro": 5031}
-
-
-def small_config() -> ModelConfig:
-    return released_config("flash")
 
 
 def fill(cache: KVCache, n_tokens: int, value: int = 1) -> None:
@@ -45,7 +40,7 @@ def test_bytes_a_token_of_the_releases(preset):
 
 
 def test_what_is_planned_is_what_is_held():
-    config = small_config()
+    config = released_config("flash")
     cache = KVCache(config, trained=True, mtp=True, context=MILLION)
     assert cache.n_bytes == kv_bytes(config, 0, trained=True, mtp=True)
     for n_tokens in (1, 127, 70_000):
@@ -56,7 +51,7 @@ def test_what_is_planned_is_what_is_held():
 
 @pytest.mark.skipif(resident().file == 0, reason="this system does not tell anonymous memory apart")
 def test_what_is_held_is_what_the_system_counts():
-    config = small_config()
+    config = released_config("flash")
     before = resident().anonymous
     cache = KVCache(config, trained=True, mtp=False, context=MILLION)
     mapped = resident().anonymous - before
@@ -68,7 +63,7 @@ def test_what_is_held_is_what_the_system_counts():
 
 
 def test_marks_and_taking_back():
-    cache = KVCache(small_config(), trained=True, mtp=False, context=4096)
+    cache = KVCache(released_config("flash"), trained=True, mtp=False, context=4096)
     fill(cache, 700, 1)
     mark, marked = cache.mark(), content(cache)
     assert mark.ids.tolist() == list(range(700))
@@ -81,7 +76,7 @@ def test_marks_and_taking_back():
     assert cache.cost_of(mark) == 0
     cache.go_to(mark)
     assert content(cache) == marked
-    other = KVCache(small_config(), trained=True, mtp=False, context=2048)
+    other = KVCache(released_config("flash"), trained=True, mtp=False, context=2048)
     fill(other, 20, 9)
     assert other.cost_of(mark) > 0
     other.go_to(mark)
@@ -92,7 +87,7 @@ def test_marks_and_taking_back():
 
 
 def test_clearing_is_a_new_cache():
-    config = small_config()
+    config = released_config("flash")
     cache = KVCache(config, trained=True, mtp=False, context=1024)
     empty = content(cache)
     fill(cache, 300, 5)
@@ -104,7 +99,7 @@ def test_clearing_is_a_new_cache():
 
 
 def test_the_ledger_counts_shared_rows_once():
-    config = small_config()
+    config = released_config("flash")
     told: list[int] = []
     ledger = KVLedger(10**12, told.append)
     cache = KVCache(config, trained=True, mtp=False, context=4096)

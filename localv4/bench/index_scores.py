@@ -12,6 +12,7 @@ import numpy as np
 from localv4 import quant
 from localv4.bench.roof import DIGITS, Peak
 from localv4.bench.timing import in_turns, median_ratio
+from localv4.indexer import PARTS, division
 from localv4.kernels.choice import SETS, record_choose
 from localv4.kernels.indexer import (
     packed_query_bytes,
@@ -27,8 +28,6 @@ __all__ = ["IndexSpeed", "measure_index"]
 
 _HEADS, _WIDTH, _CHOSEN = 64, 128, 512
 _KEY_BYTES = _WIDTH // 2 + _WIDTH // 32
-_PARTS = 4  # units a thread
-_AT_ONCE = 4  # tokens of a unit of many
 _TURNS = 9
 
 
@@ -93,7 +92,8 @@ def _programs(n_keys: int, n_tokens: int, n_threads: int) -> list[Program]:
         for shape in score_scratch_shapes(n_threads, _HEADS, _WIDTH, True)
     )
     scratch = first, second, third
-    rows = 1 if n_tokens == 1 else n_threads * _AT_ONCE
+    _, at_once = division(n_tokens, n_threads)
+    rows = 1 if n_tokens == 1 else n_threads * at_once
     scores, highest = np.empty((rows, n_keys), np.float32), np.empty((rows, SETS), np.int32)
     programs = [Program()]
     programs[0].phase("indexer")
@@ -106,7 +106,7 @@ def _programs(n_keys: int, n_tokens: int, n_threads: int) -> list[Program]:
             keys,
             place,
             True,
-            _AT_ONCE,
+            at_once,
             chosen,
             counts,
             best,
@@ -123,7 +123,7 @@ def _programs(n_keys: int, n_tokens: int, n_threads: int) -> list[Program]:
         keys,
         place,
         True,
-        _PARTS * n_threads,
+        PARTS * n_threads,
         scratch,
         scores,
         highest,
