@@ -78,8 +78,11 @@ class Checkpoint:
         "F8_E8M0" or "F32", for all ``.scale`` tensors alike.
     has_mtp
         Whether there is an MTP block that localv4 can run.
+    lacks_mtp
+        Whether such a block is listed but its files are not all here: a download without it.
     unread
-        Names of listed tensors that are left alone: a DSpark drafter, unknown ``mtp.*``.
+        Names of listed tensors that are left alone: a DSpark drafter, unknown ``mtp.*``, an MTP
+        block that is not here.
     unread_bytes
         Their bytes according to the index; None if it doesn't say.
     """
@@ -93,6 +96,7 @@ class Checkpoint:
         self.expert_format: ExpertFormat = contract.expert_format
         self.scale_dtype: ScaleDtype = contract.scale_dtype
         self.has_mtp = contract.has_mtp
+        self.lacks_mtp = contract.lacks_mtp
         self.unread = contract.unread
         self.unread_bytes = unread_bytes
         self._shards: dict[str, Shard] = dict(contract.shards)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from localv4.checkpoint_index import Listing, list_tensors
+from localv4.checkpoint_index import Listing, is_draft, list_tensors
 from localv4.config import ModelConfig
 from localv4.errors import DamagedCheckpoint, UnsupportedModel
 from localv4.shards import Shard, TensorInfo, open_shard, shown
@@ -22,7 +22,7 @@ from localv4.tensors import (
     mtp_tensors,
 )
 
-__all__ = ["Contract", "match_contract"]
+__all__ = ["Contract", "match_contract", "refuse_other_names"]
 
 _EXPERT_FORMATS: dict[str, ExpertFormat] = {"I8": "fp4", "F8_E4M3": "fp8"}
 _SCALE_DTYPES: dict[str, ScaleDtype] = {"F8_E8M0": "F8_E8M0", "F32": "F32"}
@@ -34,7 +34,7 @@ class Contract:
 
     Attributes
     ----------
-    tensors, expert_format, scale_dtype, has_mtp, unread
+    tensors, expert_format, scale_dtype, has_mtp, lacks_mtp, unread
         As on :class:`localv4.checkpoint.Checkpoint`.
     total_bytes
         Bytes of all listed tensors, if the listing says.
@@ -46,6 +46,7 @@ class Contract:
     expert_format: ExpertFormat
     scale_dtype: ScaleDtype
     has_mtp: bool
+    lacks_mtp: bool
     unread: tuple[str, ...]
     total_bytes: int | None
     shards: Mapping[str, Shard]
@@ -63,8 +64,11 @@ def match_contract(folder: Path, config: ModelConfig) -> Contract:
     # Names are the same in every format, so they can be checked before any shard is opened.
     needed = _body_names(listing, config)
     mtp_names = _mtp_names(listing, config)
-    needed |= dict.fromkeys(mtp_names)
-    has_mtp = bool(mtp_names)
+    # A download without the draft has none of the shards that hold nothing else.
+    lacks_mtp = any(not (folder / listing.shard_of[name]).exists() for name in mtp_names)
+    has_mtp = bool(mtp_names) and not lacks_mtp
+    if has_mtp:
+        needed |= dict.fromkeys(mtp_names)
     unread = _unread_names(listing, needed)
     shards = _open_needed(folder, listing, needed)
     tensors = {name: _find(name, listing, shards) for name in needed}
@@ -72,7 +76,27 @@ def match_contract(folder: Path, config: ModelConfig) -> Contract:
     for spec in expected_tensors(config, expert_format, scale_dtype, has_mtp):
         _check(spec, tensors[spec.name], folder)
     return Contract(
-        tensors, expert_format, scale_dtype, has_mtp, unread, listing.total_bytes, shards
+        tensors=tensors,
+        expert_format=expert_format,
+        scale_dtype=scale_dtype,
+        has_mtp=has_mtp,
+        lacks_mtp=lacks_mtp,
+        unread=unread,
+        total_bytes=listing.total_bytes,
+        shards=shards,
+    )
+
+
+def refuse_other_names(listing: Listing, config: ModelConfig) -> None:
+    """Refuse a listing that is not of a checkpoint of this config, by its tensors' names alone.
+
+    Raises
+    ------
+    DamagedCheckpoint, UnsupportedModel
+        As :func:`match_contract`.
+    """
+    _unread_names(
+        listing, _body_names(listing, config) | dict.fromkeys(_mtp_names(listing, config))
     )
 
 
@@ -116,7 +140,7 @@ def _unread_names(listing: Listing, needed: Mapping[str, None]) -> tuple[str, ..
     """Return what is left alone; a tensor outside ``mtp.*`` that nobody knows is not."""
     unread = tuple(sorted(name for name in listing.shard_of if name not in needed))
     for name in unread:
-        if not name.startswith("mtp."):
+        if not is_draft(name):
             raise UnsupportedModel(
                 f"{listing.source} lists {shown(name)}, which no DeepSeek-V4 with this config.json "
                 "has; localv4 runs V4-Flash, V4-Pro and their -Base"

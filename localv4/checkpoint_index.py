@@ -13,11 +13,19 @@ from localv4.errors import DamagedCheckpoint, ModelNotFound
 from localv4.shards import Shard, open_shard, refuse_impossible_name, shown
 from localv4.untrusted import read_object
 
-__all__ = ["INDEX_NAME", "SINGLE_NAME", "Listing", "list_tensors"]
+__all__ = [
+    "INDEX_LIMIT_BYTES",
+    "INDEX_NAME",
+    "SINGLE_NAME",
+    "Listing",
+    "is_draft",
+    "list_tensors",
+    "listing_of_index",
+]
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-_INDEX_LIMIT_BYTES = 100_000_000
+INDEX_LIMIT_BYTES = 100_000_000
 _SUFFIX = ".safetensors"
 
 
@@ -42,6 +50,17 @@ class Listing:
     total_bytes: int | None
     opened: Mapping[str, Shard]
 
+    def shards(self, draft: bool) -> tuple[str, ...]:
+        """Return the files to have, sorted: with `draft` also those with nothing but ``mtp.*``."""
+        return tuple(
+            sorted({file for name, file in self.shard_of.items() if draft or not is_draft(name)})
+        )
+
+
+def is_draft(name: str) -> bool:
+    """Whether a tensor is the MTP block's or a drafter's: answers need none of them."""
+    return name.startswith("mtp.")
+
 
 def list_tensors(folder: Path) -> Listing:
     """List the tensors of a checkpoint's folder.
@@ -53,9 +72,9 @@ def list_tensors(folder: Path) -> Listing:
     DamagedCheckpoint
         If the index is malformed or names a file outside the folder.
     """
-    index = read_object(folder / INDEX_NAME, _INDEX_LIMIT_BYTES)
+    index = read_object(folder / INDEX_NAME, INDEX_LIMIT_BYTES)
     if index is not None:
-        return _from_index(folder / INDEX_NAME, index)
+        return listing_of_index(folder / INDEX_NAME, index)
     shard = open_shard(folder / SINGLE_NAME)
     if shard is None:
         raise ModelNotFound(
@@ -70,7 +89,21 @@ def list_tensors(folder: Path) -> Listing:
     )
 
 
-def _from_index(source: Path, index: dict[str, object]) -> Listing:
+def listing_of_index(source: Path, index: dict[str, object]) -> Listing:
+    """Return the tensors that an index lists.
+
+    Parameters
+    ----------
+    source
+        What to call it in a message, usually its path.
+    index
+        The parsed model.safetensors.index.json, from a stranger.
+
+    Raises
+    ------
+    DamagedCheckpoint
+        If it is malformed or names a file outside the folder.
+    """
     shard_of = index.get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
         raise DamagedCheckpoint(f"{source} has no weight_map; download it again")

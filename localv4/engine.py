@@ -24,6 +24,7 @@ from localv4.errors import (
     DamagedCheckpoint,
     InvalidInput,
     LocalV4Error,
+    ModelNotFound,
     OutOfBudget,
     UnsupportedModel,
 )
@@ -114,6 +115,11 @@ def load(
     folder = resolve(None if path is None else str(path))
     checkpoint = Checkpoint.open(folder)
     try:
+        if draft == "mtp" and checkpoint.lacks_mtp:
+            raise ModelNotFound(
+                f"the MTP block of {folder} was left out of the download; get it with "
+                "localv4 pull --include-draft, or load it without draft"
+            )
         if draft == "mtp" and not checkpoint.has_mtp:
             raise UnsupportedModel(
                 f"{folder} has no MTP block that localv4 can run; load it without draft"

@@ -6,6 +6,7 @@
     |-- InvalidInput        2   an argument, a flag or a setting is wrong (also a ValueError)
     |-- ContextOverflow     2   more tokens than the session may hold
     |-- FormatError         1   a message list or a completion breaks the chat format
+    |-- DownloadFailed      1   the hub can't be reached, refused, or broke off
     |-- ModelNotFound       3   no checkpoint where one was named
     |-- DamagedCheckpoint   3   files that contradict themselves or their config
     |-- DamagedSession      3   a session file that is torn, damaged or of another model
@@ -20,6 +21,7 @@ __all__ = [
     "ContextOverflow",
     "DamagedCheckpoint",
     "DamagedSession",
+    "DownloadFailed",
     "FormatError",
     "InvalidInput",
     "LocalV4Error",
@@ -55,6 +57,10 @@ class ContextOverflow(LocalV4Error):
 
 class FormatError(LocalV4Error):
     """A message list that cannot be rendered, or a completion that cannot be parsed."""
+
+
+class DownloadFailed(LocalV4Error):
+    """The hub cannot be reached, refuses, or broke off; what came is kept for the next try."""
 
 
 class ModelNotFound(LocalV4Error):
