@@ -46,8 +46,7 @@ def checksum(
         digest = hashlib.sha1(b"blob %d\0" % n_bytes, usedforsecurity=False)
     else:
         digest = hashlib.sha256()
-    piece = bytearray(PIECE_BYTES)
-    while count := file.readinto(piece):
-        digest.update(memoryview(piece)[:count])
-        progress(count)
+    while piece := file.read(PIECE_BYTES):
+        digest.update(piece)
+        progress(len(piece))
     return digest.hexdigest()
