@@ -87,8 +87,7 @@ def save(
             f"another conversation is saved as {name!r}; give another name, or remove that one "
             "first (localv4 sessions rm)"
         )
-    # A step that was stopped may have left half of itself: then go back to what was kept.
-    session.rewind([*session.ids, 0])
+    session.mend()
     facts = _facts(conversation, model)
     store.prepare(name, session.saved_bytes(facts))
     said = f"saved as {name!r}, {format_bytes(session.save(path, facts))}"

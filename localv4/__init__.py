@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         OutOfBudget,
         UnsupportedModel,
     )
-    from localv4.generate import Event
+    from localv4.events import Event
     from localv4.kernels._jit import kernels_are_cached
     from localv4.kernels.warm import warm_up
     from localv4.sampling import SamplingParams
@@ -60,7 +60,7 @@ __all__ = [
 
 _HOMES = {
     "Engine": "engine",
-    "Event": "generate",
+    "Event": "events",
     "ModelConfig": "config",
     "kernels_are_cached": "kernels._jit",
     "SamplingParams": "sampling",

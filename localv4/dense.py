@@ -22,7 +22,8 @@ from localv4.checkpoint import Checkpoint, TensorInfo, view_tensor
 from localv4.config import ModelConfig
 from localv4.reads import CLOSING_S, Wait, join_for
 from localv4.shard_files import ShardFiles, closed, piece_bytes, split
-from localv4.slots import PAGE, give_back, private_memory, up
+from localv4.sizes import up
+from localv4.slots import PAGE, give_back, private_memory
 from localv4.tensors import ScaleDtype
 from localv4.weights import WeightSource
 

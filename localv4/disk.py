@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import random
-import secrets
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from localv4.checkpoint import Checkpoint
 from localv4.errors import DamagedCheckpoint
 from localv4.expert_records import ExpertRecords, Run
 from localv4.reads import Read, Readers
+from localv4.replacing import replacing
 from localv4.settings import cache_folder
 from localv4.shard_files import ShardFiles
 from localv4.slots import PAGE, Slots
@@ -217,9 +217,8 @@ def save_disk_profile(profile: DiskProfile, shard: Path) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     values = asdict(profile) | {"measured": profile.measured.isoformat()}
-    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    partial.replace(file)
+    with replacing(file) as descriptor:
+        os.write(descriptor, f"{json.dumps(values, indent=2)}\n".encode())
 
 
 def load_disk_profile(shard: Path) -> DiskProfile | None:

@@ -324,7 +324,7 @@ class Engine:
         logprobs: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Generation:
-        """Answer a prompt: an iterator of events (see `localv4.generate.Event`).
+        """Answer a prompt: an iterator of events (see `localv4.events.Event`).
 
         Parameters
         ----------

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from localv4.checkpoint import Checkpoint, TensorInfo, refuse_non_finite, view_tensor
 from localv4.config import ModelConfig
 from localv4.shard_files import Piece, piece_bytes, split
-from localv4.slots import PAGE, up
+from localv4.sizes import up
+from localv4.slots import PAGE
 from localv4.tensors import ScaleDtype, expert_tensors
 from localv4.weights import ExpertWeights, bind_expert
 
@@ -75,7 +76,7 @@ class _Slot:
 def slot_bytes(tensor_bytes: Iterable[int]) -> int:
     """Return the room of an expert with tensors of these sizes, wherever in a file they lie."""
     # every tensor a run of its own, beginning and ending anywhere in a page
-    return sum(up(n_bytes) + PAGE for n_bytes in tensor_bytes)
+    return sum(up(n_bytes, PAGE) + PAGE for n_bytes in tensor_bytes)
 
 
 class ExpertRecords:

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from localv4.compressor import CompressorPass
 from localv4.config import ModelConfig
 from localv4.kernels.choice import SCORES, SETS, record_choose
+from localv4.kernels.index_rows import KEY_ROWS, record_index_queries, record_keys
 from localv4.kernels.indexer import (
-    KEY_ROWS,
     SCORED_KEYS,
     packed_query_bytes,
-    record_index_queries,
-    record_keys,
     record_score_and_choose,
     record_scores,
     score_scratch_shapes,

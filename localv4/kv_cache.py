@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from localv4.config import ModelConfig
 from localv4.kernels.matmul import aligned
 from localv4.rows import Block, Rows, RowsMark, rows_bytes
-from localv4.slots import up
+from localv4.sizes import up
 
 __all__ = [
     "CompressorState",

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.errors import OutOfBudget
-from localv4.sizes import format_bytes
-from localv4.slots import give_back, private_memory, up
+from localv4.sizes import format_bytes, up
+from localv4.slots import PAGE, give_back, private_memory
 
 __all__ = ["Block", "Rows", "RowsMark", "rows_bytes"]
 
@@ -27,7 +27,7 @@ U8 = NDArray[np.uint8]
 
 def rows_bytes(n_rows: int, row_bytes: int) -> int:
     """Return the memory that rows take: whole pages."""
-    return up(n_rows * row_bytes)
+    return up(n_rows * row_bytes, PAGE)
 
 
 class Block:

@@ -5,8 +5,8 @@ Knows nothing of text or sampling.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from localv4.checks import choice, integer_array
-from localv4.errors import ContextOverflow, InvalidInput, LocalV4Error, OutOfBudget
-from localv4.kept import Kept
+from localv4.errors import ContextOverflow, InvalidInput
+from localv4.feeding import draft, feed
+from localv4.history import History
 from localv4.kv_cache import KVCache, KVMark, kv_bytes
 from localv4.kv_ledger import KVLedger
 from localv4.model import Model
@@ -27,7 +28,6 @@ from localv4.session_state import (
     save_state,
     saved_bytes,
     saved_positions,
-    take_state,
 )
 from localv4.state_file import open_state
 from localv4.stats import Stats
@@ -106,17 +106,13 @@ class Session:
         self._mtp = mtp
         self._trained = trained
         self._computing = computing
-        self._ledger = ledger
         self._stats = stats
         self._identity = identity
-        self._kept = Kept()
-        self._torn = False
-        self._admitted: int | None = None
         with_mtp = mtp is not None
         with computing():
             ledger.admit(kv_bytes(model.config, 0, trained, with_mtp))
         self._cache = KVCache(model.config, trained, with_mtp, context)
-        ledger.enter(self._cache)
+        self._history = History(self._cache, ledger)
 
     @property
     def position(self) -> int:
@@ -186,10 +182,8 @@ class Session:
             chunk = tokens[first : first + self.chunk_tokens]
             behind = tokens.size - first - chunk.size  # tokens of later chunks
             wanted = rows[max(n_rows - behind - chunk.size, 0) : max(n_rows - behind, 0)]
-            with self._stepping(chunk.size):
-                self._feed(
-                    chunk, observe, wanted, _by_layers(progress, first, chunk.size, n_layers)
-                )
+            passed = _by_layers(progress, first, chunk.size, n_layers)
+            self._feed(chunk, observe, wanted, passed)
             self._stats.prefill_tokens += chunk.size
         self._stats.prefill_s += time.perf_counter() - started
         if logits == "all":
@@ -208,8 +202,7 @@ class Session:
         tokens = self._checked([token_id])
         started = time.perf_counter()
         logits = self._rows(1)
-        with self._stepping(1):
-            self._feed(tokens, observe, logits, None)
+        self._feed(tokens, observe, logits, None)
         self._stats.decode_tokens += 1
         self._stats.decode_s += time.perf_counter() - started
         return np.asarray(logits[0])
@@ -230,17 +223,15 @@ class Session:
         """
         if self._mtp is None:
             raise InvalidInput('a draft needs an engine loaded with draft="mtp"')
-        self._check_whole()
+        self._history.check_whole()
         if self._cache.last_hidden is None:
             raise InvalidInput("a draft follows a token; feed one with prefill first")
         ids = self._checked_ids([next_id])
+        logits = self._rows(1)
         with self._computing():
             step = Step(ids, self.position - 1, self._trained, self._model.rope)
-            scratch = self._cache.layers[-1].without_rows()
-            logits = self._rows(1)
-            hidden = self._mtp.forward(self._cache.last_hidden, scratch, step)
-            self._mtp.logits(hidden, self._trained, logits)
-            return np.asarray(logits[0])
+            draft(self._mtp, self._cache, step, logits)
+        return np.asarray(logits[0])
 
     def snapshot(self) -> Snapshot:
         """Return the state, to come back to with `restore`.
@@ -250,9 +241,9 @@ class Session:
         OutOfBudget
             Its copy of what does not grow would exceed the memory budget.
         """
-        self._check_whole()
+        self._history.check_whole()
         with self._computing():
-            return Snapshot(self._model, self._mark())
+            return Snapshot(self._model, self._history.mark())
 
     def restore(self, mark: Snapshot) -> None:
         """Return to a snapshot of this session, or of another session of the same engine.
@@ -273,22 +264,23 @@ class Session:
                 f"the snapshot holds {mark.position} tokens, more than this session's context "
                 f"of {self.context}; restore it in a larger one"
             )
-        self._go_to(mark.state)
+        with self._computing():
+            self._history.go_to(mark.state)
 
     def reset(self) -> None:
         """Forget all tokens, and what was kept."""
-        self._kept = Kept()
-        self._cache.clear()
-        self._torn = False
-        self._admitted = None
+        self._history.reset()
 
     def keep(self) -> None:
         """Keep a snapshot of the present state, for `rewind`; not if memory is short."""
-        self._check_whole()
-        if not self.position or self._kept.has(self.position):
-            return
-        with self._computing(), suppress(OutOfBudget):
-            self._kept.add(self._mark())
+        self._history.check_whole()
+        with self._computing():
+            self._history.keep()
+
+    def mend(self) -> None:
+        """If an interrupted step left half of itself, go back to the last snapshot kept."""
+        with self._computing():
+            self._history.mend()
 
     def rewind(self, ids: ArrayLike) -> int:
         """Go back to where these tokens can be continued from with the least work.
@@ -306,21 +298,14 @@ class Session:
             Ids outside the vocabulary.
         """
         tokens = self._checked_ids(ids)
-        held = self._cache.ids
-        if self._torn or held.size >= tokens.size or not np.array_equal(held, tokens[: held.size]):
-            mark = self._kept.longest(tokens)
-            if mark is None:
-                self.reset()
-            else:
-                # what is further on can't be shared with what comes now
-                self._kept.drop_behind(mark.ids.size)
-                self._go_to(mark)
+        with self._computing():
+            self._history.rewind(tokens)
         return self.position
 
     def saved_bytes(self, facts: Mapping[str, Any] | None = None) -> int:
         """Return the size of the file that `save` would write."""
-        self._check_whole()
-        return saved_bytes(self._cache, [*self._kept], self._identity(), facts or {})
+        self._history.check_whole()
+        return saved_bytes(self._cache, [*self._history.kept], self._identity(), facts or {})
 
     def save(self, path: str | Path, facts: Mapping[str, Any] | None = None) -> int:
         """Write the state to a file, with what `keep` kept: all of it or nothing.
@@ -348,11 +333,11 @@ class Session:
         LocalV4Error
             It cannot be written, or the state is not whole.
         """
-        self._check_whole()
+        self._history.check_whole()
         # no step may change the state meanwhile
         with self._computing():
-            identity = self._identity()
-            return save_state(Path(path), self._cache, [*self._kept], identity, facts or {})
+            kept, identity = [*self._history.kept], self._identity()
+            return save_state(Path(path), self._cache, kept, identity, facts or {})
 
     def load(self, path: str | Path) -> None:
         """Replace the state by one that was saved, with what was kept.
@@ -374,20 +359,7 @@ class Session:
                     f"{path} holds {n_tokens:,} tokens, more than a context of {self.context:,}; "
                     "open it with a larger one"
                 )
-            self.reset()
-            try:
-                fixed = len(kept) * self._cache.fixed.nbytes
-                growth = self._cache.n_bytes_at(n_tokens) - self._cache.n_bytes
-                self._ledger.admit(growth + fixed)
-                self._torn = True
-                marks = take_state(file, self._cache, n_tokens, kept)
-            except BaseException:
-                self.reset()
-                raise
-            for mark in marks:
-                self._ledger.enter(mark)
-                self._kept.add(mark)
-            self._torn = False
+            self._history.load(file, n_tokens, kept)
 
     def check_fits(self, ids: ArrayLike, rewound: bool = False) -> None:
         """Raise what `prefill` would raise for these ids before any work.
@@ -401,22 +373,6 @@ class Session:
                 f"{count:,} tokens do not fit a context of {self.context:,}; {self._advice()}"
             )
 
-    def _mark(self) -> KVMark:
-        """Return a mark of the present state, for which there is room."""
-        self._admit(self._cache.fixed.nbytes)
-        mark = self._cache.mark()
-        self._ledger.enter(mark)
-        return mark
-
-    def _go_to(self, mark: KVMark) -> None:
-        """Make a mark the present state."""
-        with self._computing():
-            self._admit(self._cache.cost_of(mark))
-            self._torn = True
-            self._cache.go_to(mark)
-        self._torn = False
-        self._admitted = None
-
     def _rows(self, count: int) -> F32:
         """Return room for logits."""
         return np.empty((count, self._model.config.vocab_size), np.float32)
@@ -428,32 +384,10 @@ class Session:
         logits: F32,
         passed: Callable[[int], None] | None,
     ) -> None:
-        """Pass one chunk through the model, and the MTP block one token behind it.
-
-        Writes the logits of the chunk's last tokens, as many as `logits` has rows.
-        """
-        step = Step(ids, self.position, self._trained, self._model.rope, observe, passed)
-        hidden = self._model.forward(self._cache, step)
-        if len(logits):
-            self._model.logits(hidden[len(hidden) - len(logits) :], self._trained, logits)
-        if self._mtp is not None:
-            last_hidden = hidden[-1:].copy()
-            self._follow(hidden, ids)
-            self._cache.last_hidden = last_hidden
-        self._cache.append_ids(ids)
-
-    def _follow(self, hidden: F32, ids: I64) -> None:
-        """Feed the MTP block the states whose next token is known now."""
-        assert self._mtp is not None
-        before = self._cache.last_hidden
-        if before is None:
-            states, following, position = hidden[:-1].copy(), ids[1:], self.position
-        else:
-            states = np.concatenate([before, hidden[:-1]])
-            following, position = ids, self.position - 1
-        if following.size:
-            step = Step(following, position, self._trained, self._model.rope)
-            self._mtp.forward(states, self._cache.layers[-1], step)
+        """Feed one chunk; writes the logits of its last tokens, as many as `logits` has rows."""
+        with self._computing(), self._history.stepping(ids.size):
+            step = Step(ids, self.position, self._trained, self._model.rope, observe, passed)
+            feed(self._model, self._mtp, self._cache, step, logits)
 
     def _checked_ids(self, ids: ArrayLike) -> I64:
         """Return ids as int64 if they are ids of this model."""
@@ -461,7 +395,7 @@ class Session:
 
     def _checked(self, ids: ArrayLike) -> I64:
         """Return ids that may be fed now."""
-        self._check_whole()
+        self._history.check_whole()
         tokens = self._checked_ids(ids)
         if self.position + tokens.size > self.context:
             raise ContextOverflow(
@@ -479,48 +413,6 @@ class Session:
     def _check_observer(observe: object) -> None:
         if observe is not None and not callable(observe):
             raise InvalidInput(f"observe is {observe!r}; give a function or None")
-
-    def _check_whole(self) -> None:
-        if self._torn:
-            raise LocalV4Error(
-                "the session's state is not whole, because a step was interrupted or is still "
-                "running in another thread; restore a snapshot, reset it or start a new session"
-            )
-
-    @contextmanager
-    def _stepping(self, n_tokens: int) -> Iterator[None]:
-        """Compute inside.
-
-        What fails leaves the state as it was; a single token's would cost more to note than it is
-        worth, so then the session wants a snapshot.
-        """
-        with self._computing():
-            # the KV state grows with every fourth token at most, and with a page
-            quarter = (self.position + n_tokens) // 4
-            if quarter != self._admitted:
-                grown = self._cache.n_bytes_at(self.position + n_tokens)
-                self._admit(grown - self._cache.n_bytes)
-                self._admitted = quarter
-            self._torn = True
-            if n_tokens > 1:
-                self._cache.remember()
-            try:
-                yield
-            except BaseException:
-                if n_tokens > 1:
-                    self._cache.take_back()
-                    self._torn, self._admitted = False, None
-                raise
-            self._torn = False
-
-    def _admit(self, n_bytes: int) -> None:
-        """Make room for more KV state; what is kept for `rewind` gives way."""
-        while True:
-            try:
-                return self._ledger.admit(n_bytes)
-            except OutOfBudget:
-                if not self._kept.drop_one():
-                    raise
 
 
 def _by_layers(

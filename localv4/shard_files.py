@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.errors import DamagedCheckpoint, LocalV4Error
-from localv4.slots import PAGE, up
+from localv4.sizes import up
+from localv4.slots import PAGE
 
 __all__ = ["Piece", "ShardFiles", "closed", "piece_bytes", "split"]
 
@@ -58,7 +59,7 @@ class Piece:
 
 def piece_bytes(offset: int, n_bytes: int) -> int:
     """Return the room that a run of bytes takes: whole pages of the file."""
-    return up(offset + n_bytes) - offset // PAGE * PAGE
+    return up(offset + n_bytes, PAGE) - offset // PAGE * PAGE
 
 
 def split(shard: str, offset: int, n_bytes: int, target: U8) -> list[Piece]:
@@ -67,7 +68,7 @@ def split(shard: str, offset: int, n_bytes: int, target: U8) -> list[Piece]:
     pieces = []
     for first in range(begin, end, _PIECE_BYTES):
         last = min(first + _PIECE_BYTES, end)
-        room = target[first - begin : up(last) - begin]
+        room = target[first - begin : up(last, PAGE) - begin]
         pieces.append(Piece(shard, first, last - first, room))
     return pieces
 

@@ -9,7 +9,7 @@ from typing import SupportsIndex
 
 from localv4.errors import InvalidInput
 
-__all__ = ["format_bytes", "parse_bytes", "shown"]
+__all__ = ["format_bytes", "parse_bytes", "shown", "up"]
 
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
@@ -76,3 +76,8 @@ def format_bytes(n_bytes: int) -> str:
             break
     digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
     return f"{value:.{digits}f} {unit}"
+
+
+def up(n_bytes: int, multiple: int) -> int:
+    """Return the next multiple from a number of bytes up."""
+    return -(-n_bytes // multiple) * multiple

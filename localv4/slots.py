@@ -12,18 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PAGE", "Slots", "give_back", "private_memory", "up"]
+from localv4.sizes import up
+
+__all__ = ["PAGE", "Slots", "give_back", "private_memory"]
 
 PAGE = 4096
 """Slots begin at a multiple of it, and direct reads begin and end at one in the file."""
 _HUGE_PAGE = 2**21
 
 U8 = NDArray[np.uint8]
-
-
-def up(n_bytes: int, multiple: int = PAGE) -> int:
-    """Return the next multiple from a number of bytes up."""
-    return -(-n_bytes // multiple) * multiple
 
 
 def private_memory(n_bytes: int, huge: bool = True) -> mmap.mmap:

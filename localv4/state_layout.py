@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from localv4.errors import InvalidInput
+from localv4.sizes import up
 
 __all__ = [
     "END",
@@ -91,7 +92,7 @@ class Section:
 
 def aligned(offset: int) -> int:
     """Return the next multiple of 4,096."""
-    return -(-offset // _ALIGNMENT) * _ALIGNMENT
+    return up(offset, _ALIGNMENT)
 
 
 def place(

@@ -111,10 +111,10 @@ def test_what_is_kept_gives_way_to_a_longer_context(
     for _ in range(5):
         session.prefill([5] * 20)
         session.keep()
-    assert len([*session._kept]) == 5
+    assert len([*session._history.kept]) == 5
     monkeypatch.setattr(engine._ledger, "most", engine._ledger.n_bytes)
     session.prefill([5] * 600)
-    assert len([*session._kept]) < 5
+    assert len([*session._history.kept]) < 5
     session.keep()  # there is room for one that was dropped, or for none: never an error
     assert session.position == 700
 

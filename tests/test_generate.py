@@ -9,7 +9,8 @@ from localv4.byte_tokenizer import byte_level_tokenizer_json
 from localv4.encoding import parse_tolerant
 from localv4.encoding.literals import DSML, ENDTHINK, EOS, THINK, USER
 from localv4.errors import ContextOverflow, InvalidInput, LocalV4Error
-from localv4.generate import Usage, default_stop_ids, generate
+from localv4.events import Usage
+from localv4.generate import default_stop_ids, generate
 from localv4.sampling import Sampler, SamplingParams
 from localv4.tokenizer import Tokenizer
 

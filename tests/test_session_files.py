@@ -220,5 +220,7 @@ def test_as_many_snapshots_as_are_kept(engine: localv4.Engine, tmp_path: Path) -
         session.keep()
     session.save(tmp_path / "many")
     loaded = engine.load_session(tmp_path / "many")
-    assert [mark.ids.size for mark in loaded._kept] == [mark.ids.size for mark in session._kept]
-    assert len([*loaded._kept]) == MOST_KEPT
+    assert [mark.ids.size for mark in loaded._history.kept] == [
+        mark.ids.size for mark in session._history.kept
+    ]
+    assert len([*loaded._history.kept]) == MOST_KEPT

@@ -4,7 +4,7 @@ import numpy as np
 import psutil
 import pytest
 
-from localv4.slots import PAGE, Slots, private_memory, up
+from localv4.slots import PAGE, Slots, private_memory
 
 
 def held_bytes() -> int:
@@ -71,7 +71,3 @@ def test_a_system_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = np.frombuffer(private_memory(10), np.uint8)
     assert memory.size >= 10
     assert not memory.any()
-
-
-def test_up() -> None:
-    assert [up(n, 64) for n in (0, 1, 63, 64, 65)] == [0, 64, 64, 64, 128]

@@ -14,9 +14,9 @@ from localv4.bench.roof import DIGITS, Peak
 from localv4.bench.timing import in_turns, median_ratio
 from localv4.indexer import PARTS, division
 from localv4.kernels.choice import SETS, record_choose
+from localv4.kernels.index_rows import record_index_queries
 from localv4.kernels.indexer import (
     packed_query_bytes,
-    record_index_queries,
     record_score_and_choose,
     record_scores,
     score_scratch_shapes,

@@ -26,7 +26,7 @@ from numba import types
 from localv4.kernels._jit import intrinsic
 from localv4.kernels.row_dot import integer
 from localv4.kernels.simd import F32, F32X16, I8, I32, I64, Emitter, vector
-from localv4.kernels.walks import Walk
+from localv4.kernels.walk import Walk
 
 __all__ = ["BLOCK_TOKENS", "UNIT_ROWS", "amx_tile", "group_bytes", "groups"]
 

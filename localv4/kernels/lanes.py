@@ -21,7 +21,8 @@ from localv4.kernels.decode import FP4_OFFSET
 from localv4.kernels.launch import Program, kernel
 from localv4.kernels.packing import FEWEST_HALVES, record_packing, room_for_blocks
 from localv4.kernels.rounding import fp8_blocks
-from localv4.kernels.walks import Walk, walk_for, walk_for_many
+from localv4.kernels.walk import Walk
+from localv4.kernels.walks import walk_for, walk_for_many
 from localv4.slots import private_memory
 
 __all__ = ["ARRANGERS", "Lanes", "aligned", "arrange", "packing_bytes"]

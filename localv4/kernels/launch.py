@@ -14,10 +14,7 @@ compile, and a task costs no unpacking of arguments by Python.
 Knows nothing of what kernels compute.
 """
 
-import ctypes
-import platform
 import struct
-import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -25,144 +22,37 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import prange, types
-from numba.core import cgutils
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import cache_dir, intrinsic, leaf, options, parallel
+from localv4.kernels._jit import cache_dir, leaf, options, parallel
+from localv4.kernels.calls import (
+    DTYPES,
+    GIVE_WAY,
+    address_of,
+    call,
+    claim,
+    count,
+    finish,
+    give_way_by,
+    pointer,
+    real,
+    word,
+)
 
 __all__ = ["Kernel", "Program", "Task", "declared_kernels", "kernel"]
 
-_DTYPES = {
-    "f32": np.float32,
-    "u8": np.uint8,
-    "u16": np.uint16,
-    "i32": np.int32,
-    "i64": np.int64,
-}
 _LINE = 64  # bytes of a cache line
 _LOOKS = 5000  # some tens of microseconds
 _COLUMNS = 4  # of the task table: kernel's address, arguments' address, first unit, units
 
 
-@intrinsic
-def _word(typing: Any, address: Any, index: Any) -> Any:
-    """Load the 64-bit integer at a place of an argument list."""
-
-    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        return builder.load(builder.gep(pointer, [args[1]]))
-
-    return types.int64(types.int64, types.int64), code
-
-
-@intrinsic
-def _real(typing: Any, address: Any, index: Any) -> Any:
-    """Load the float64 at a place of an argument list."""
-
-    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-        pointer = builder.inttoptr(args[0], ir.DoubleType().as_pointer())
-        return builder.load(builder.gep(pointer, [args[1]]))
-
-    return types.float64(types.int64, types.int64), code
-
-
-@intrinsic
-def _claim(typing: Any, address: Any) -> Any:
-    """Take the next number of a shared counter."""
-
-    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
-
-    return types.int64(types.int64), code
-
-
-@intrinsic
-def _finish(typing: Any, address: Any) -> Any:
-    """Count a unit that is done, after all that it wrote."""
-
-    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "release")
-        return context.get_dummy_value()
-
-    return types.void(types.int64), code
-
-
-@intrinsic
-def _count(typing: Any, address: Any) -> Any:
-    """Load how many units are done, before all that is read later; pause for a moment first."""
-
-    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-        if platform.machine().lower() in ("x86_64", "amd64"):
-            kind = ir.FunctionType(ir.VoidType(), [])
-            name = "llvm.x86.sse2.pause"
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
-        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        return builder.load_atomic(pointer, "acquire", 8)
-
-    return types.int64(types.int64), code
-
-
-@intrinsic
-def _give_way(typing: Any, function: Any) -> Any:
-    """Call the operating system's function, given by its address, that lets other threads run."""
-
-    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-        kind = ir.FunctionType(ir.IntType(32), [])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), code
-
-
-def _find_give_way() -> int:
-    """Return the address of what `_give_way` calls, or 0."""
-    try:
-        windows = sys.platform == "win32"
-        library = ctypes.CDLL("kernel32" if windows else None)
-        function = library.SwitchToThread if windows else library.sched_yield
-        return ctypes.cast(function, ctypes.c_void_p).value or 0
-    except (AttributeError, OSError):
-        return 0
-
-
-_GIVE_WAY = _find_give_way()
-
-
-@intrinsic
-def _call(typing: Any, function: Any, arguments: Any, unit: Any, worker: Any) -> Any:
-    """Call a kernel by its address."""
-
-    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 3)
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), code
-
-
-def _pointer(dtype: str) -> Any:
-    """Make the intrinsic that turns an address into a typed pointer."""
-    kind = types.CPointer(numba.from_dtype(np.dtype(_DTYPES[dtype])))
-
-    def pointer(typing: Any, address: Any) -> Any:
-        def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-            return builder.inttoptr(args[0], context.get_value_type(kind))
-
-        return kind(types.int64), code
-
-    return intrinsic(pointer)
-
-
 _NAMESPACE = {
-    "word": _word,
-    "real": _real,
+    "word": word,
+    "real": real,
     "float32": np.float32,
     "carray": numba.carray,
-    **{f"{dtype}_pointer": _pointer(dtype) for dtype in _DTYPES},
+    **{f"{dtype}_pointer": pointer(dtype) for dtype in DTYPES},
 }
 
 
@@ -276,7 +166,7 @@ class Task:
         start = self._starts[index]
         if isinstance(value, np.ndarray):
             kind = self.kernel.kinds[index]
-            assert value.dtype == _DTYPES[kind.partition("[")[0]], (kind, value.dtype)
+            assert value.dtype == DTYPES[kind.partition("[")[0]], (kind, value.dtype)
             assert value.ndim == int(kind[-2]), (kind, value.shape)
             assert value.flags.c_contiguous, kind
             self.words[start] = value.__array_interface__["data"][0]
@@ -368,11 +258,11 @@ class Program:
         if self._table is None:
             self._table = self._seal()
         if seconds is None:
-            _run(self._table, self._ends, n_workers, _GIVE_WAY)
+            _run(self._table, self._ends, n_workers, GIVE_WAY)
             return
         for number, part in enumerate(self._sealed_parts):
             started = time.perf_counter()
-            _run(self._table, self._ends[number : number + 2], n_workers, _GIVE_WAY)
+            _run(self._table, self._ends[number : number + 2], n_workers, GIVE_WAY)
             seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - started
 
     def _seal(self) -> NDArray[np.int64]:
@@ -391,25 +281,14 @@ class Program:
         return np.array(rows, np.int64).reshape(-1, _COLUMNS)
 
 
-@intrinsic
-def _address(typing: Any, array: Any) -> Any:
-    """Return the address of an array's first element."""
-
-    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return builder.ptrtoint(data, ir.IntType(64))
-
-    return types.int64(array), code
-
-
 @leaf
 def _wait(done: int, needed: int, give_way: int) -> None:
     """Return when so many units of a phase are done."""
     looks = 0
-    while _count(done) < needed:
+    while count(done) < needed:
         looks += 1
         if looks > _LOOKS and give_way != 0:
-            _give_way(give_way)
+            give_way_by(give_way)
 
 
 @leaf
@@ -425,7 +304,7 @@ def _work(
     begin, last = table[ends[0], 2], ends[-1] - 1
     end = table[last, 2] + table[last, 3]
     while True:
-        unit = begin + _claim(counters)
+        unit = begin + claim(counters)
         if unit >= end:
             break
         while unit >= table[task, 2] + table[task, 3]:
@@ -435,8 +314,8 @@ def _work(
         if phase > 0:
             needed = table[ends[phase], 2] - table[ends[phase - 1], 2]
             _wait(counters + _LINE * phase, needed, give_way)
-        _call(table[task, 0], table[task, 1], unit - table[task, 2], worker)
-        _finish(counters + _LINE * (phase + 1))
+        call(table[task, 0], table[task, 1], unit - table[task, 2], worker)
+        finish(counters + _LINE * (phase + 1))
 
 
 @parallel
@@ -449,7 +328,7 @@ def _run(table: NDArray[np.int64], ends: NDArray[np.int64], n_workers: int, give
         widest = max(widest, table[last, 2] + table[last, 3] - table[ends[phase], 2])
     # cache lines of their own: units taken, and units done in each phase
     counters = np.zeros((ends.size + 1) * _LINE // 8, np.int64)
-    address = (_address(counters) + _LINE - 1) // _LINE * _LINE
+    address = (address_of(counters) + _LINE - 1) // _LINE * _LINE
     if widest == 1 or n_workers == 1:
         _work(table, ends, address, give_way, 0)
     else:

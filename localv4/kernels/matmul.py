@@ -21,7 +21,8 @@ from localv4.kernels.lanes import Lanes, aligned, arrange
 from localv4.kernels.launch import Kernel, Program, Task, kernel
 from localv4.kernels.row_dot import read_i32, row_dot
 from localv4.kernels.row_tile import TILE_ROWS, TILE_TOKENS, row_tile
-from localv4.kernels.walks import Walk, walk_for, walk_for_many
+from localv4.kernels.walk import Walk
+from localv4.kernels.walks import walk_for, walk_for_many
 
 __all__ = [
     "Lanes",

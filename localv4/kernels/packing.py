@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from localv4.kernels import tiers
 from localv4.kernels.amx_tile import BLOCK_TOKENS, group_bytes, groups
 from localv4.kernels.launch import Program, kernel
-from localv4.kernels.walks import Walk
+from localv4.kernels.walk import Walk
 
 __all__ = ["FEWEST_HALVES", "record_packing", "room_for_blocks"]
 

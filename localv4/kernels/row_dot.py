@@ -16,7 +16,7 @@ from numba.core import cgutils
 
 from localv4.kernels._jit import intrinsic
 from localv4.kernels.simd import F32X16, I32, I64, Emitter
-from localv4.kernels.walks import Walk
+from localv4.kernels.walk import Walk
 
 __all__ = ["Padding", "integer", "read_i32", "row_dot", "store_total"]
 

@@ -16,7 +16,7 @@ from numba import types
 from localv4.kernels._jit import intrinsic
 from localv4.kernels.row_dot import Padding, integer, store_total
 from localv4.kernels.simd import F32X16, I32, I64, Emitter
-from localv4.kernels.walks import Walk
+from localv4.kernels.walk import Walk
 
 __all__ = ["TILE_ROWS", "TILE_TOKENS", "row_tile"]
 

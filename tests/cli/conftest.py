@@ -16,7 +16,7 @@ import pytest
 
 import localv4
 from localv4.cli.app import run_command
-from localv4.generate import Event, Usage
+from localv4.events import Event, Usage
 from localv4.memory import MemoryPlan
 from localv4.state_file import read_head, state_bytes, write_state
 from localv4.stats import Stats
@@ -38,7 +38,7 @@ class FakeSession:
     context: int = 2**20
     ids: list[int] = field(default_factory=list)
     refusal: BaseException | None = None
-    rewound: list[list[int]] = field(default_factory=list)
+    n_mended: int = 0
 
     @property
     def position(self) -> int:
@@ -47,9 +47,8 @@ class FakeSession:
     def reset(self) -> None:
         self.ids = []
 
-    def rewind(self, ids: list[int]) -> int:
-        self.rewound.append(ids)
-        return self.position
+    def mend(self) -> None:
+        self.n_mended += 1
 
     def saved_bytes(self, facts: dict[str, Any]) -> int:
         return state_bytes(self._head(facts), {})

@@ -8,7 +8,7 @@ import pytest
 
 from localv4.cli.app import run_command
 from localv4.errors import ContextOverflow, LocalV4Error
-from localv4.generate import Usage
+from localv4.events import Usage
 from tests.cli.conftest import Stdin, done, event
 
 

@@ -19,7 +19,7 @@ from localv4.errors import (
     OutOfBudget,
     UnsupportedModel,
 )
-from localv4.generate import ToolCall, Usage
+from localv4.events import ToolCall, Usage
 from tests.cli.conftest import FakeSession, done, event
 
 THOUGHT = [event("prefill", ""), event("reasoning", "Hm. "), event("text", "4"), done()]

@@ -8,7 +8,8 @@ from localv4 import quant
 from localv4.kernels import lanes
 from localv4.kernels.decode import FP4_OFFSET
 from localv4.kernels.launch import Program
-from localv4.kernels.walks import Walk, walk_for
+from localv4.kernels.walk import Walk
+from localv4.kernels.walks import walk_for
 from localv4.quant import bf16, e4m3
 from tests.kernels.compare import F32, assert_same_bytes, assert_same_numbers
 from tests.kernels.products import arranged, spread_floats

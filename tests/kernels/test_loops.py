@@ -25,6 +25,7 @@ NAMES = [
     "entries",
     "heads",
     "hyper_connections",
+    "index_rows",
     "index_tile",
     "indexer",
     "kv_rows",
@@ -61,6 +62,7 @@ def test_every_kernel_runs_here_or_needs_vector_code():
     kernels = Path(FOLDER.parents[1], "localv4", "kernels").glob("[!_]*.py")
     vector_code = {
         "amx_tile",
+        "calls",
         "attention_products",
         "decode",
         "fp8_values",
@@ -80,7 +82,9 @@ def test_every_kernel_runs_here_or_needs_vector_code():
         "threads",
         "tiers",
         "tiles",
+        "walk",
         "walks",
+        "walks_fp4",
         "warm",
     }
     assert {path.stem for path in kernels} == {*NAMES, *vector_code}

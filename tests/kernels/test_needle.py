@@ -9,12 +9,8 @@ import pytest
 
 from localv4 import quant
 from localv4.kernels.choice import SETS, record_choose
-from localv4.kernels.indexer import (
-    packed_query_bytes,
-    record_index_queries,
-    record_scores,
-    score_scratch_shapes,
-)
+from localv4.kernels.index_rows import record_index_queries
+from localv4.kernels.indexer import packed_query_bytes, record_scores, score_scratch_shapes
 from localv4.kernels.launch import Program
 from localv4.quant import bf16
 from tests.reference import kernels_indexer as twin

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from localv4.kernels import lanes, tiers
-from localv4.kernels.walks import Walk, walk_for
+from localv4.kernels.walk import Walk
+from localv4.kernels.walks import walk_for
 from localv4.quant import e2m1, e4m3
 from tests.kernels.compare import F32, assert_same_bytes, needs_compiler
 from tests.kernels.products import KINDS, Product, random_product, spread_floats

@@ -1,0 +1,228 @@
+"""FP4 weights meet activations: the walks of every tier.
+
+Knows nothing of the loops that they are built into.
+"""
+
+from typing import Any
+
+from localv4.kernels import decode
+from localv4.kernels.simd import F32X16, I8, I16, I32, LANES, Emitter, vector
+from localv4.kernels.walk import Walk
+
+__all__ = ["FP4", "FP4_HALVES", "FP4_ROUNDED"]
+
+_FP4_SCALES = tuple(4 * ((lane >> 1) & 1) + (lane >> 2) for lane in range(LANES))
+_FP4_INTEGER_SCALES = tuple(4 * (lane & 3) + (lane >> 2) for lane in range(LANES))
+_DIGIT_STEPS = 8  # products of bytes for a digit
+_DIGIT_BYTES = 64 * _DIGIT_STEPS
+
+
+class _Fp4(Walk):
+    """FP4 by fused multiply-add on float32 activations: any CPU, any activations."""
+
+    name = "fp4"
+    columns = decode.FP4_COLUMNS
+    weight_bytes = 128
+    scale_lanes = _FP4_SCALES
+    scale_bytes = 1
+
+    def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
+        return decode.fp4_to_f32(emit, address)
+
+
+class _Fp4Integers(Walk):
+    """FP4 times FP8-rounded activations by exact integers, in portable vector code."""
+
+    name = "fp4_integers"
+    layout = "integers"
+    columns = decode.FP4_INTEGER_COLUMNS
+    weight_bytes = 256
+    lane_bytes = 2048 + 64
+    n_registers = 32
+    n_steps = 32
+    scale_lanes = _FP4_INTEGER_SCALES
+    scale_bytes = 1
+    kind = vector(I32)
+
+    def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
+        return decode.fp4_to_integers(emit, address)
+
+    def begin(self, emit: Emitter, accumulators: list[Any]) -> Any:
+        return emit.splat_constant(I32, 0)
+
+    def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
+        value = emit.load(emit.offset(address, 64 * number), vector(I32))
+        return emit.builder.add(sums, emit.builder.mul(weight, value))
+
+    def finish(
+        self, emit: Emitter, sums: Any, accumulators: list[Any], scale: Any, address: Any
+    ) -> list[Any]:
+        # the activations' own scales come last in their superblock
+        factor = emit.load(emit.offset(address, self.lane_bytes - 64), F32X16)
+        value = emit.builder.sitofp(sums, F32X16)
+        return [emit.fma(value, emit.builder.fmul(scale, factor), accumulators[0])]
+
+    def total(self, emit: Emitter, accumulators: list[Any]) -> Any:
+        return emit.lane_sum(accumulators[0])
+
+
+class _Fp4Vnni(_Fp4Integers):
+    """The same integers by bytes times bytes: activations are three digits of base 64.
+
+    The weights are unsigned, 12 more than twice the value; what that adds is taken off by a
+    correction that comes with the activations.
+    """
+
+    name = "fp4_vnni"
+    layout = "digits"
+    columns = decode.FP4_BYTE_COLUMNS
+    lane_bytes = 3 * _DIGIT_BYTES + 64 + 64
+    n_registers = _DIGIT_STEPS
+    n_steps = 3 * _DIGIT_STEPS
+    kind = vector(I8, 64)
+    wide, permutes = True, False
+
+    @property
+    def for_rows(self) -> Walk:
+        return _Fp4VnniRows()
+
+    def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
+        return decode.fp4_to_bytes(emit, address, self.wide, self.permutes)
+
+    def register_of(self, step: int) -> int:
+        return step % _DIGIT_STEPS
+
+    def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
+        if number in (_DIGIT_STEPS, 2 * _DIGIT_STEPS):
+            sums = emit.builder.shl(sums, emit.splat_constant(I32, 6))
+        value = emit.load(emit.offset(address, 64 * number), vector(I32))
+        weight = emit.builder.bitcast(weight, vector(I32))
+        return emit.call("llvm.x86.avx512.vpdpbusd.512", vector(I32), sums, weight, value)
+
+    def finish(
+        self, emit: Emitter, sums: Any, accumulators: list[Any], scale: Any, address: Any
+    ) -> list[Any]:
+        correction = emit.load(emit.offset(address, 3 * _DIGIT_BYTES), vector(I32))
+        sums = emit.builder.add(sums, correction)
+        return super().finish(emit, sums, accumulators, scale, address)
+
+
+class _Fp4VnniPermuted(_Fp4Vnni):
+    name = "fp4_vnni_vbmi"
+    permutes = True
+
+    @property
+    def for_rows(self) -> Walk:
+        return _Fp4VnniPermutedRows()
+
+
+class _Fp4VnniRows(_Fp4Vnni):
+    """The digits in sums of their own: shorter chains, but too many registers for a tile."""
+
+    def begin(self, emit: Emitter, accumulators: list[Any]) -> Any:
+        correction = None  # loaded by the first step, which knows where
+        return [emit.splat_constant(I32, 0), emit.splat_constant(I32, 0), correction]
+
+    def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
+        digit = number // _DIGIT_STEPS
+        if number == 2 * _DIGIT_STEPS:
+            sums = [*sums[:2], emit.load(emit.offset(address, 3 * _DIGIT_BYTES), vector(I32))]
+        value = emit.load(emit.offset(address, 64 * number), vector(I32))
+        weight = emit.builder.bitcast(weight, vector(I32))
+        name, kind = "llvm.x86.avx512.vpdpbusd.512", vector(I32)
+        added = emit.call(name, kind, sums[digit], weight, value)
+        return [added if i == digit else total for i, total in enumerate(sums)]
+
+    def finish(
+        self, emit: Emitter, sums: Any, accumulators: list[Any], scale: Any, address: Any
+    ) -> list[Any]:
+        high = emit.builder.shl(sums[0], emit.splat_constant(I32, 12))
+        middle = emit.builder.shl(sums[1], emit.splat_constant(I32, 6))
+        total = emit.builder.add(emit.builder.add(high, middle), sums[2])
+        return _Fp4Integers.finish(self, emit, total, accumulators, scale, address)
+
+
+class _Fp4VnniPermutedRows(_Fp4VnniRows):
+    permutes = True
+
+
+class _Fp4Maddubs(_Fp4Vnni):
+    """The same bytes without VNNI: pairs of products in 16 bits, which a digit cannot overflow."""
+
+    name = "fp4_maddubs_512"
+
+    @property
+    def for_rows(self) -> Walk:
+        return self
+
+    def begin(self, emit: Emitter, accumulators: list[Any]) -> Any:
+        return None, None
+
+    def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
+        total, words = sums
+        value = emit.load(emit.offset(address, 64 * number), vector(I8, 64))
+        products = self._pairs(emit, weight, value)
+        words = products if words is None else emit.builder.add(words, products)
+        if number % _DIGIT_STEPS < _DIGIT_STEPS - 1:
+            return total, words
+        digit = self._widened(emit, words)
+        if total is not None:
+            shifted = emit.builder.shl(total, emit.splat_constant(I32, 6))
+            digit = emit.builder.add(shifted, digit)
+        return digit, None
+
+    def finish(
+        self, emit: Emitter, sums: Any, accumulators: list[Any], scale: Any, address: Any
+    ) -> list[Any]:
+        return super().finish(emit, sums[0], accumulators, scale, address)
+
+    def _pairs(self, emit: Emitter, weight: Any, value: Any) -> Any:
+        return emit.call("llvm.x86.avx512.pmaddubs.w.512", vector(I16, 32), weight, value)
+
+    def _widened(self, emit: Emitter, words: Any) -> Any:
+        ones = emit.splat_constant(I16, 1, 32)
+        return emit.call("llvm.x86.avx512.pmaddw.d.512", vector(I32), words, ones)
+
+
+class _Fp4MaddubsHalves(_Fp4Maddubs):
+    """The same with registers of 256 bits."""
+
+    name = "fp4_maddubs_256"
+    wide = False
+
+    def _pairs(self, emit: Emitter, weight: Any, value: Any) -> Any:
+        parts = zip(emit.halves(weight), emit.halves(value), strict=True)
+        name, kind = "llvm.x86.avx2.pmadd.ub.sw", vector(I16, 16)
+        return emit.join(*(emit.call(name, kind, *part) for part in parts))
+
+    def _widened(self, emit: Emitter, words: Any) -> Any:
+        name, kind = "llvm.x86.avx2.pmadd.wd", vector(I32, 8)
+        ones = emit.splat_constant(I16, 1, 16)
+        return emit.join(*(emit.call(name, kind, part, ones) for part in emit.halves(words)))
+
+
+class _Fp4Halves(_Fp4Integers):
+    """The same integers as BF16 in the matrix unit (amx_tile.py), for many tokens only."""
+
+    name = "fp4_halves"
+    layout = "halves"
+    columns = decode.FP4_TILE_COLUMNS
+    lane_bytes = 16 * 2 * 64 + 64
+
+    def tiles(self, emit: Emitter, address: Any) -> list[Any]:
+        return decode.fp4_to_tiles(emit, address)
+
+
+FP4 = _Fp4()
+"""Times any activations."""
+FP4_ROUNDED: dict[str, Walk] = {
+    "amx": _Fp4VnniPermuted(),
+    "avx512_bf16": _Fp4VnniPermuted(),
+    "avx512_vnni": _Fp4Vnni(),
+    "avx512": _Fp4Maddubs(),
+    "avx2": _Fp4MaddubsHalves(),
+    "generic": _Fp4Integers(),
+}
+"""Times FP8-rounded activations, by tier: the same bytes."""
+FP4_HALVES = _Fp4Halves()
+"""The same in the matrix unit, for many tokens."""
