@@ -1,20 +1,19 @@
 """``localv4 doctor``: what this machine can do with a model: fit, speed, problems."""
 
 import json
-import os
 import textwrap
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import localv4
 from localv4.cli import options
-from localv4.cli.output import Output
+from localv4.cli.names import complete_model
+from localv4.cli.output import Output, one_line
 from localv4.cli.stopping import stoppable
+from localv4.cli.subject import Subject, find_subject
 from localv4.errors import InvalidInput, OutOfBudget
-from localv4.models import resolve
 from localv4.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,8 +42,9 @@ def doctor(
         typer.Option(
             "-m",
             "--model",
-            metavar="DIR",
-            help="Checkpoint folder, or a config.json; the built-in model if none is set.",
+            metavar="MODEL",
+            help="Name, repo, folder or config.json; else the built-in one.",
+            autocompletion=complete_model,
         ),
     ] = None,
     memory: options.Memory = None,
@@ -72,34 +72,42 @@ def doctor(
     Works from a config.json alone, before anything is downloaded. Speeds are estimates from what is
     measured here in a few seconds; likely means after some hundred tokens of one kind. Exit code 1
     if something does not work.
+
+    Examples
+    --------
+    localv4 doctor
+    localv4 doctor -m flash --memory 32GiB
+    localv4 doctor -m pro --quick
     """
     flags: dict[str, object] = {"model": model, "memory": memory, "threads": threads}
     settings, output = options.start(ctx, flags, quiet, verbose)
     chosen = _routing(routing)
     if disk_gb_s is not None and not 0 < disk_gb_s <= _MOST_GB_S:
         raise InvalidInput(f"--disk-gb-s is {disk_gb_s:g}; give GB/s above zero, such as 3.5")
-    path, complaint = _find(settings, output)
+    subject, complaint = _find(settings, output)
 
     # Imported here, as NumPy is not for --help.
     from localv4.doctor import Request, diagnose
 
     request = Request(
-        path,
+        subject.path,
         settings.memory,
         settings.threads,
         settings.cache_dir,
         not quick,
         chosen,
         None if disk_gb_s is None else disk_gb_s * 1e9,
+        subject.config,
+        _remedy(subject),
     )
     with stoppable():
         diagnosis = diagnose(request, output.progress)
     if complaint is not None:
         diagnosis = _with_problem(diagnosis, complaint)
     if as_json:
-        output.line(json.dumps(_report(path, diagnosis), indent=2))
+        output.line(json.dumps(_report(subject, diagnosis), indent=2))
     else:
-        _print(path, diagnosis, output)
+        _print(subject, diagnosis, output)
     return 1 if diagnosis.has_problem else 0
 
 
@@ -110,23 +118,24 @@ def _routing(name: str | None) -> "Routing | None":
     raise InvalidInput(f"--routing is {name!r}; give skewed or uniform")
 
 
-def _find(settings: Settings, output: Output) -> tuple[Path | None, str | None]:
-    """Return the model's folder or config.json; None with a sentence if it can't be made.
+def _find(settings: Settings, output: Output) -> tuple[Subject, str | None]:
+    """Return what to look at; nothing, with a sentence, if the built-in model can't be made.
 
     Raises
     ------
     ModelNotFound
         There is no such model.
     """
-    if settings.model is not None:
-        file = Path(os.path.expanduser(settings.model))  # noqa: PTH111 (never fails)
-        if file.suffix == ".json" and os.path.isfile(file):  # noqa: PTH113 (never fails)
-            return file, None
-        return resolve(settings.model), None
     try:
-        return resolve(None, say=output.warning), None
+        return find_subject(settings.model, output.warning), None
     except (InvalidInput, OutOfBudget) as error:
-        return None, str(error)
+        return Subject(None), str(error)
+
+
+def _remedy(subject: Subject) -> str:
+    if subject.located is None or subject.located.repo_id is None:
+        return "download them"
+    return f"get them with {subject.located.next_step}"
 
 
 def _with_problem(diagnosis: "Diagnosis", complaint: str) -> "Diagnosis":
@@ -137,12 +146,13 @@ def _with_problem(diagnosis: "Diagnosis", complaint: str) -> "Diagnosis":
     return replace(diagnosis, findings=(*diagnosis.findings, problem("built-in model", complaint)))
 
 
-def _report(path: Path | None, diagnosis: "Diagnosis") -> dict[str, Any]:
+def _report(subject: Subject, diagnosis: "Diagnosis") -> dict[str, Any]:
     """Return the diagnosis for JSON."""
     outlook = diagnosis.outlook
     return {
         "version": localv4.__version__,
-        "model": None if path is None else str(path),
+        "model": None if subject.path is None else str(subject.path),
+        "repo_id": None if subject.located is None else subject.located.repo_id,
         "has_problem": diagnosis.has_problem,
         "findings": [asdict(finding) for finding in diagnosis.findings],
         "outlook": None if outlook is None else _outlook_report(outlook),
@@ -157,8 +167,9 @@ def _outlook_report(outlook: "Outlook") -> dict[str, Any]:
     }
 
 
-def _print(path: Path | None, diagnosis: "Diagnosis", output: Output) -> None:
-    output.line(f"model {path or 'unknown'}")
+def _print(subject: Subject, diagnosis: "Diagnosis", output: Output) -> None:
+    is_known = subject.path is not None or subject.config is not None
+    output.line(f"model {one_line(subject.title) if is_known else 'unknown'}")
     for finding in diagnosis.findings:
         _print_finding(finding, output)
     outlook = diagnosis.outlook

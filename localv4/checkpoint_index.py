@@ -52,9 +52,13 @@ class Listing:
 
     def shards(self, draft: bool) -> tuple[str, ...]:
         """Return the files to have, sorted: with `draft` also those with nothing but ``mtp.*``."""
-        return tuple(
-            sorted({file for name, file in self.shard_of.items() if draft or not is_draft(name)})
-        )
+        if draft:
+            return tuple(sorted(set(self.shard_of.values())))
+        return tuple(sorted({file for name, file in self.shard_of.items() if not is_draft(name)}))
+
+    def draft_shards(self) -> tuple[str, ...]:
+        """Return the files with any of ``mtp.*``, sorted."""
+        return tuple(sorted({file for name, file in self.shard_of.items() if is_draft(name)}))
 
 
 def is_draft(name: str) -> bool:

@@ -60,7 +60,7 @@ class Request:
     Attributes
     ----------
     path
-        The model's folder or a config.json; None looks at the machine only.
+        The model's folder or a config.json; None looks at the machine only, or at `config`.
     memory, threads
         As for `localv4.load`.
     cache_folder
@@ -71,6 +71,10 @@ class Request:
         How choices spread over experts; None asks the checkpoint.
     disk_bytes_s
         Taken for the disk's speed instead of measuring it.
+    config
+        Of a model that is not here at all.
+    remedy
+        What to do where shards are missing.
     """
 
     path: Path | None
@@ -80,6 +84,8 @@ class Request:
     measures: bool = True
     routing: Routing | None = None
     disk_bytes_s: float | None = None
+    config: ModelConfig | None = None
+    remedy: str = "download them"
 
 
 @dataclass(frozen=True)
@@ -143,17 +149,19 @@ def diagnose(request: Request, say: Callable[[str], None] = lambda _: None) -> D
     n_threads = choose_threads(request.threads)
     found = [*check_memory(), check_cpu(), check_threads(n_threads)]
     found += [*check_load(), check_cache(request.cache_folder)]
-    if request.path is None:
-        return Diagnosis(tuple(found), None)
-    config = ModelConfig.from_path(request.path)
+    config, path = request.config, request.path
+    if config is None:
+        if path is None:
+            return Diagnosis(tuple(found), None)
+        config = ModelConfig.from_path(path)
     checkpoint = None
-    if request.path.is_dir() and any(request.path.glob("*.safetensors*")):
+    if path is not None and path.is_dir() and any(path.glob("*.safetensors*")):
         say("opening the checkpoint ...")
-        of_files, checkpoint = check_checkpoint(request.path)
+        of_files, checkpoint = check_checkpoint(path, request.remedy)
         found += of_files
     inventory = take_inventory(checkpoint or config)
     if checkpoint is None and not any(each.topic == "checkpoint" for each in found):
-        found.append(check_absent(inventory))
+        found.append(check_absent(inventory, is_here=path is not None))
     try:
         of_model, outlook = _look_at_model(request, checkpoint, inventory, n_threads, say)
     finally:
@@ -176,7 +184,7 @@ def _look_at_model(
     routing = request.routing
     if routing is None:
         try:
-            routing = routing_of(request.path or Path())
+            routing = "skewed" if request.path is None else routing_of(request.path)
         except LocalV4Error as error:
             found.append(problem("routing", str(error)))
     if not request.measures:

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from localv4.checkpoint import Checkpoint
-from localv4.checkpoint_index import list_tensors
 from localv4.disk import (
     DiskProfile,
     best_try,
@@ -18,6 +17,8 @@ from localv4.disk import (
 )
 from localv4.errors import DamagedCheckpoint, LocalV4Error
 from localv4.findings import Finding, note, ok, problem
+from localv4.hub import cache_folder as hub_folder
+from localv4.hub_cache import contents_of
 from localv4.inventory import Inventory
 from localv4.mounts import mount_of, read_mounts
 from localv4.sizes import format_bytes
@@ -58,30 +59,40 @@ def routing_of(path: Path) -> Routing:
             )
 
 
-def check_absent(inventory: Inventory) -> Finding:
-    """Look at a model of which only the config is here."""
-    n_bytes, free = inventory.total.nbytes, shutil.disk_usage(Path.cwd()).free
+def check_absent(inventory: Inventory, is_here: bool) -> Finding:
+    """Look at a model of which only the config is here, or, else, known."""
+    if is_here:
+        n_bytes, folder = inventory.total.nbytes, Path.cwd()
+        words = f"only its config is here; the weights are {format_bytes(n_bytes)}, and this folder"
+    else:  # a download leaves the MTP block out, and goes to the hub's cache
+        n_bytes, folder = inventory.body.nbytes, hub_folder()
+        words = f"not downloaded; it would take {format_bytes(n_bytes)}, and the hub's cache"
+    free = shutil.disk_usage(_nearest_folder(folder)).free
     fits = "" if n_bytes < free else ", too little for it"
     return note(
         "checkpoint",
-        f"only its config is here; the weights are {format_bytes(n_bytes)}, and this folder's disk "
-        f"has {format_bytes(free)} free{fits}",
+        f"{words} is on a disk with {format_bytes(free)} free{fits}",
         complete=False,
         total_bytes=n_bytes,
         free_bytes=free,
     )
 
 
-def check_checkpoint(folder: Path) -> tuple[list[Finding], Checkpoint | None]:
+def _nearest_folder(path: Path) -> Path:
+    """Return a folder, or where it is not there, the nearest one above it."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+
+
+def check_checkpoint(folder: Path, remedy: str) -> tuple[list[Finding], Checkpoint | None]:
     """Open a checkpoint, which checks every header; None if it can't be opened."""
     try:
         checkpoint = Checkpoint.open(folder)
     except LocalV4Error as error:
-        missing, count = _missing_shards(folder)
-        text = str(error)
-        if missing:
+        contents = contents_of(folder)
+        missing, text = [*contents.missing], str(error)
+        if missing and contents.n_shards:
             named = ", ".join(missing[:_NAMED]) + (" ..." if len(missing) > _NAMED else "")
-            text = f"{len(missing)} of {count} shards are missing ({named}): download them"
+            text = f"{len(missing)} of {contents.n_shards} shards are missing ({named}): {remedy}"
         return [problem("checkpoint", text, complete=False, missing=missing)], None
     shards = {tensor.shard for tensor in checkpoint.tensors.values()}
     n_bytes = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
@@ -96,19 +107,13 @@ def check_checkpoint(folder: Path) -> tuple[list[Finding], Checkpoint | None]:
             total_bytes=n_bytes,
         )
     ]
+    if checkpoint.lacks_mtp:
+        text = "left out of the download; it is for drafting alone"
+        found.append(note("MTP block", f"{text}: localv4 pull --include-draft gets it"))
     if not (folder / "tokenizer.json").is_file():
         text = "no tokenizer.json, so that it takes and gives ids only; add the release's"
         found.append(note("tokenizer", text))
     return found, checkpoint
-
-
-def _missing_shards(folder: Path) -> tuple[list[str], int]:
-    """Return the listed shards that are not there, and how many are listed."""
-    try:
-        names = sorted(set(list_tensors(folder).shard_of.values()))
-    except LocalV4Error:
-        return [], 0
-    return [name for name in names if not (folder / name).is_file()], len(names)
 
 
 def _a_shard(checkpoint: Checkpoint) -> Path:

@@ -1,4 +1,5 @@
 import gc
+import json
 import shutil
 import struct
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localv4.checkpoint import Checkpoint
+from localv4.engine import load
 from localv4.errors import DamagedCheckpoint, LocalV4Error, ModelNotFound, UnsupportedModel
 from localv4.tensors import expected_tensors
 from tests.golden_models import GoldenModel, every_golden_model
@@ -19,10 +21,12 @@ from tests.small_checkpoints import (
     edit_config,
     edit_header,
     edit_index,
+    join_shard,
     make_small,
     make_sparse_flash,
     overwrite,
     shard_of,
+    split_shard,
 )
 
 WQ_A = "layers.0.attn.wq_a.weight"
@@ -152,6 +156,60 @@ def test_shards_of_only_unread_tensors_may_be_absent_or_broken(tmp_path: Path) -
     shard_of(folder, "mtp.1.attn_norm.weight").unlink()
     with Checkpoint.open(folder) as checkpoint:
         assert len(checkpoint.unread) == 10
+
+
+def mtp_shards(folder: Path) -> list[Path]:
+    """The shards of ``mtp.*`` in a scattered layout, those with nothing else first."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    mixed = {file for name, file in index.items() if not name.startswith("mtp.")}
+    files = {file for name, file in index.items() if name.startswith("mtp.")}
+    return [folder / file for file in (*sorted(files - mixed), *sorted(files & mixed))]
+
+
+def test_a_download_without_its_mtp_shard_opens_without_the_block(folder: Path) -> None:
+    (shard,) = mtp_shards(folder)
+    with Checkpoint.open(folder) as checkpoint:
+        assert (checkpoint.has_mtp, checkpoint.lacks_mtp) == (True, False)
+        mtp = {name for name in checkpoint.tensors if name.startswith("mtp.")}
+        sizes = sum(checkpoint.tensors[name].nbytes for name in mtp)
+    shard.unlink()
+    with Checkpoint.open(folder) as checkpoint:
+        assert (checkpoint.has_mtp, checkpoint.lacks_mtp) == (False, True)
+        assert {*checkpoint.unread} == mtp
+        assert checkpoint.unread_bytes == sizes
+        assert not any(name.startswith("mtp.") for name in checkpoint.tensors)
+    with pytest.raises(ModelNotFound, match=r"left out of the download.*--include-draft"):
+        load(folder, draft="mtp")
+
+
+def split_mtp(folder: Path) -> tuple[Path, Path]:
+    """Move half of the MTP block to a shard of its own; return both."""
+    (shard,) = mtp_shards(folder)
+    header, body = split_shard(shard.read_bytes())
+    second = shard.with_name("model-mtp.safetensors")
+    names = [name for name in header if name != "__metadata__"][::2]
+    second.write_bytes(join_shard({name: header[name] for name in names}, body))
+    edit_header(shard, lambda header: [header.pop(name) for name in names])
+    edit_index(folder, lambda i: i["weight_map"].update(dict.fromkeys(names, second.name)))
+    return shard, second
+
+
+@pytest.mark.parametrize("absent", [0, 1])
+def test_half_of_the_mtp_shards_is_none(folder: Path, absent: int) -> None:
+    shards = split_mtp(folder)
+    with Checkpoint.open(folder) as checkpoint:
+        assert checkpoint.has_mtp
+    shards[absent].unlink()
+    with Checkpoint.open(folder) as checkpoint:
+        assert (checkpoint.has_mtp, checkpoint.lacks_mtp) == (False, True)
+
+
+def test_a_shard_that_the_body_needs_too_is_missed(tmp_path: Path) -> None:
+    folder = make_small(tmp_path / "scattered", layout="scattered")
+    mixed = mtp_shards(folder)[-1]
+    mixed.unlink()
+    with pytest.raises(DamagedCheckpoint, match=f"{mixed.name} is missing, with"):
+        Checkpoint.open(folder)
 
 
 def test_stored_copies_of_the_shared_embedding_are_left_unread(folder: Path) -> None:

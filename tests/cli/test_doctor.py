@@ -2,14 +2,23 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from localv4 import doctor as library
 from localv4.doctor_rates import CpuRates
 from localv4.findings import ok
+from tests.cached_models import COMMIT, put
+from tests.small_checkpoints import shard_of
 
 RATES = CpuRates(20e9, 17e9, 16e9, 18e9, 2e11)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return Path(tmp_path / "hub")
 
 
 @pytest.fixture
@@ -39,7 +48,7 @@ def test_json(command, checkpoint, measured):
     result = command("doctor", "-m", str(checkpoint), "--json", "--routing", "uniform")
     assert (result.code, result.err) == (0, "")
     report = json.loads(result.out)
-    assert set(report) == {"version", "model", "has_problem", "findings", "outlook"}
+    assert set(report) == {"version", "model", "repo_id", "has_problem", "findings", "outlook"}
     assert (report["model"], report["has_problem"]) == (str(checkpoint), False)
     for finding in report["findings"]:
         assert set(finding) == {"severity", "topic", "text", "figures"}
@@ -117,3 +126,47 @@ def test_refusals(command, arguments, code, words):
 
 def test_a_folder_without_a_config(command, tmp_path):
     assert command("doctor", "-m", str(tmp_path), "--quick").code == 3
+
+
+def finding(out: str, topic: str) -> str:
+    """What a report says of a topic, on one line."""
+    _, _, rest = " ".join(out.split()).partition(f" {topic} ")
+    return rest.partition(" ok ")[0]
+
+
+def test_a_release_before_its_download(command, measured):
+    result = command("doctor", "-m", "flash", "--memory", "32GiB")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(
+        "model deepseek-ai/DeepSeek-V4-Flash, not downloaded; from the released config\n"
+    )
+    assert finding(result.out, "checkpoint").startswith(
+        "not downloaded; it would take 145 GiB, and the hub's cache is on a disk with "
+    )
+    assert any(line.startswith("likely") for line in result.out.splitlines())
+    report = json.loads(command("doctor", "-m", "pro", "--quick", "--json").out)
+    assert (report["model"], report["repo_id"]) == (None, "deepseek-ai/DeepSeek-V4-Pro")
+
+
+def test_a_later_release_before_its_download(command):
+    result = command("doctor", "-m", "pro-0813", "--quick")
+    assert (result.code, result.out) == (3, "")
+    assert "get it with: localv4 pull pro-0813 (--dry-run only asks the hub" in result.err
+
+
+def test_a_part_of_a_download(command, checkpoint, cache):
+    missing = shard_of(checkpoint, "layers.1.attn.wq_a.weight").name
+    put(cache, checkpoint, without={missing}, ref=None)
+    result = command("doctor", "-m", "flash", "--quick")
+    assert result.code == 1
+    assert f"1 of 4 shards are missing ({missing}): get them with localv4 pull flash" in (
+        " ".join(result.out.split())
+    )
+
+
+def test_a_download_without_the_draft(command, checkpoint, cache):
+    repo = put(cache, checkpoint, without={shard_of(checkpoint, "mtp.0.norm.weight").name})
+    result = command("doctor", "-m", "flash", "--quick")
+    assert result.code == 0
+    assert result.out.startswith(f"model {repo.snapshot(COMMIT)}\n")
+    assert "left out of the download; it is for drafting alone" in " ".join(result.out.split())
