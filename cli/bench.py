@@ -13,6 +13,7 @@ from localv4.cli.bench_policies import policies, trace
 from localv4.cli.bench_streaming import streaming
 from localv4.cli.output import Output
 from localv4.cli.stopping import stoppable
+from localv4.cli.tables import Table
 from localv4.errors import InvalidInput
 from localv4.models import resolve
 from localv4.settings import Settings
@@ -20,7 +21,7 @@ from localv4.sizes import format_bytes, parse_bytes
 
 __all__ = ["bench"]
 
-bench = options.new_table()
+bench = Table()
 bench.command()(trace)
 bench.command()(policies)
 
@@ -41,6 +42,11 @@ def _bench() -> None:
     What is compared is measured in turns in the same run; a share is the median of the ratios.
     "fast" compares the fastest seventh of the turns of both: where it is far from the share, other
     programs were busy and neither should be quoted.
+
+    Examples
+    --------
+    localv4 bench decode
+    localv4 bench kernels --bytes 64MiB --tokens 1,64
     """
 
 
@@ -71,6 +77,11 @@ def kernels(
     same memory is read by all threads. Batches: GFLOP/s (two operations a product), and the share
     of what all threads multiply in registers, by the fastest instructions that add exact products
     of the format; FP4 takes three byte products for one.
+
+    Examples
+    --------
+    localv4 bench kernels
+    localv4 bench kernels --bytes 64MiB --tokens 1,64 --json
     """
     settings, output = options.start(ctx, {"threads": threads}, quiet, verbose)
     sizes = tuple(_numbers("--tokens", tokens)) if tokens.strip() else ()
@@ -155,6 +166,11 @@ def decode(
 
     The built-in model is tiny and shows what a step costs beside its weights. To measure on real
     widths: localv4 synth DIR --full-width, then localv4 bench decode -m DIR.
+
+    Examples
+    --------
+    localv4 bench decode -m flash --context 128,4096
+    localv4 bench decode --tokens 8
     """
     settings, output = options.start(ctx, {"model": model, "threads": threads}, quiet, verbose)
     contexts = _numbers("--context", context, lowest=0)
@@ -248,6 +264,11 @@ def prefill(
     Operations are two a product of a weight with a token. They are compared with what the CPU
     multiplies in registers, by the fastest instructions that are exact for each format, and with
     the kernels alone on the same matrices, every expert with the average number of tokens.
+
+    Examples
+    --------
+    localv4 bench prefill -m flash --tokens 2048
+    localv4 bench prefill --tokens 64
     """
     settings, output = options.start(ctx, {"model": model, "threads": threads}, quiet, verbose)
     folder = _folder(settings, output)

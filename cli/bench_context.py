@@ -34,6 +34,11 @@ def context(
 
     Multiply-adds a second are compared with what the CPU does in registers in the same run: byte
     products for the index, pairs of BF16 for attention. No model is needed.
+
+    Examples
+    --------
+    localv4 bench context
+    localv4 bench context --contexts 4096,65536 --seconds 0.2
     """
     settings, output = options.start(ctx, {"threads": threads}, quiet, verbose)
     numbers = [_tokens(text) for text in contexts.split(",")]

@@ -41,6 +41,10 @@ def trace(
     Beside the choices it keeps what the next layer's gate says one layer ahead, asked with three
     states of the layer before. The answer is sampled at temperature 1 and never ends early. Replay
     the file with: localv4 bench policies FILE.
+
+    Examples
+    --------
+    localv4 bench trace choices.npz -m flash --tokens 100
     """
     flags: dict[str, object] = {"model": model, "memory": memory, "threads": threads}
     settings, output = options.start(ctx, flags, quiet, verbose)
@@ -65,7 +69,7 @@ def policies(
     ctx: typer.Context,
     traces: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[TRACE]...", help="Recorded traces; else made ones of Flash."),
+        typer.Argument(metavar="TRACE", help="Recorded traces; else made ones of Flash."),
     ] = None,
     share: Annotated[
         str, typer.Option(metavar="PERCENT,...", help="Sizes of the cache, of all experts.")
@@ -90,6 +94,11 @@ def policies(
     Hit rates are those of decoded tokens in the second half of a trace. Times are of one computing
     thread and one disk; "recall" is the share of what was not resident whose read had begun before
     the gate, "waste" the useless reads per useful one. Without a file it takes some minutes.
+
+    Examples
+    --------
+    localv4 bench policies choices.npz
+    localv4 bench policies --tokens 200 --share 16,33
     """
     _, output = options.start(ctx, {}, quiet, verbose)
     shares = [_number("--share", part, most=100) for part in share.split(",")]

@@ -42,6 +42,11 @@ def streaming(
     when they are always asked for some experts; the bound of a token is the sum over its layers of
     the dense part and the longer of two, reading its missing experts or computing with them.
     Prompts are random tokens, the answer is sampled.
+
+    Examples
+    --------
+    localv4 bench streaming -m flash --memory 24GiB
+    localv4 bench streaming -m wide --memory 10GiB --check
     """
     flags: dict[str, object] = {"model": model, "memory": memory, "threads": threads}
     settings, output = options.start(ctx, flags, quiet, verbose)

@@ -15,6 +15,7 @@ import typer
 
 from localv4.cli import conversations, options
 from localv4.cli.conversations import Conversation
+from localv4.cli.names import complete_session
 from localv4.cli.opening import open_engine, refuse_base, warn_of_short_context
 from localv4.cli.output import Output, for_terminal, one_line
 from localv4.cli.prompt import read_line
@@ -41,7 +42,9 @@ def chat(
     session: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Go on with this session, or begin it; saved when the chat ends."
+            metavar="NAME",
+            help="Go on with this session, or begin it; saved when the chat ends.",
+            autocompletion=complete_session,
         ),
     ] = None,
     system: options.System = None,
@@ -55,7 +58,16 @@ def chat(
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Talk to the model. /help lists what else can be typed."""
+    """Talk to the model.
+
+    /help lists what else can be typed. Ctrl-C stops an answer and keeps what there is of it.
+
+    Examples
+    --------
+    localv4 chat
+    localv4 chat -m flash --think high
+    localv4 chat -m flash --session garden --memory 24GiB
+    """
     flags: dict[str, object] = {"model": model, "memory": memory, "threads": threads}
     flags |= {"context": context, "numerics": numerics, "think": think, "profile": profile}
     settings, output = options.start(ctx, flags, quiet, verbose)
@@ -124,7 +136,8 @@ class _Chat:
                 elif line:
                     self._turn(line.removeprefix("/") if line.startswith("//") else line)
             except LocalV4Error as error:
-                self._output.failure(str(error))
+                # What is wrong with a line that was typed may say how it began.
+                self._output.failure(str(error), log=not isinstance(error, InvalidInput))
 
     def _read(self) -> str | None:
         """Return the next line, stripped; None to leave."""

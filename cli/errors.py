@@ -14,6 +14,7 @@ SIGTERM                       143    nothing; partial text stays on stdout
 ============================  =====  =============================================
 """
 
+import difflib
 import errno
 
 import typer
@@ -57,7 +58,12 @@ def _about(error: OSError) -> str:
 
 
 def _usage_sentence(error: typer.TyperException) -> str:
-    words = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
-    words = words[:1].lower() + words[1:]
     context = getattr(error, "ctx", None)
-    return f"{words}; see {context.command_path if context else 'localv4'} --help"
+    hint = f"see {context.command_path if context else 'localv4'} --help"
+    message = error.format_message()
+    flag = getattr(error, "option_name", None)
+    if flag is not None and (known := getattr(error, "possibilities", None)):
+        message = f"no such option: {flag}"
+        hint = f"did you mean {difflib.get_close_matches(flag, known, 1, 0)[0]}? {hint}"
+    words = " ".join(message.replace("Value error, ", "").split()).rstrip(".")
+    return f"{words[:1].lower()}{words[1:]}; {hint}"

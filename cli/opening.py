@@ -53,6 +53,7 @@ def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
                 f"model {folder}, {engine.profile} profile\n{_plan_words(engine.plan)}\n"
                 f"tier {tiers.active()}, threads {engine.threads}",
                 level=1,
+                log=True,
             )
             for note in engine.plan.notes:
                 output.warning(note)

@@ -1,11 +1,14 @@
 """Flags that several commands share, and how they become settings and an output."""
 
+import functools
 import logging
 from typing import Annotated
 
 import typer
 
-from localv4.cli.output import Invocation, Output
+from localv4.cli.log_file import Invocation, LogFile
+from localv4.cli.names import complete_model
+from localv4.cli.output import SAID, Output, one_line
 from localv4.settings import Numerics, Profile, Settings, Think, load_settings
 
 __all__ = [
@@ -21,14 +24,17 @@ __all__ = [
     "ThinkFlag",
     "Threads",
     "Verbose",
-    "new_table",
     "start",
 ]
 
 Model = Annotated[
     str | None,
     typer.Option(
-        "-m", "--model", metavar="DIR", help="Checkpoint folder; the built-in model if none is set."
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="Name, repo or folder; else the built-in one.",
+        autocompletion=complete_model,
     ),
 ]
 Memory = Annotated[
@@ -53,7 +59,7 @@ NumericsFlag = Annotated[
     typer.Option("--numerics", help="trained: rounded as in training. float32: to verify."),
 ]
 ThinkFlag = Annotated[
-    Think | None, typer.Option("--think", help="Thinking effort; else the checkpoint's default.")
+    Think | None, typer.Option("--think", help="Thinking effort; else as the model says.")
 ]
 ProfileFlag = Annotated[
     Profile | None, typer.Option("--profile", help="Chat format; else detected.")
@@ -64,19 +70,9 @@ Verbose = Annotated[
     int,
     typer.Option(
         "-v", "--verbose", count=True, show_default=False, metavar="",
-        help="Statistics too; -vv: everything, with tracebacks.",
+        help="Statistics too; -vv: all, with tracebacks.",
     ),
 ]  # fmt: skip
-
-
-def new_table() -> typer.Typer:
-    """Return an empty table of commands."""
-    # Without rich: its help would cost another 0.1 s.
-    return typer.Typer(
-        rich_markup_mode=None,
-        add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    )
 
 
 def start(
@@ -92,22 +88,29 @@ def start(
     if quiet and verbose:
         raise typer.BadParameter("-q and -v contradict each other; give one of them", context)
     verbosity = -1 if quiet else verbose
-    context.ensure_object(Invocation).verbosity = verbosity
-    settings = load_settings(flags)
+    invocation = context.ensure_object(Invocation)
+    invocation.verbosity = verbosity
+    settings = load_settings({**flags, "log_file": invocation.log_file})
     output = Output(verbosity, settings.color)
+    invocation.listen(_Shown(output))
+    if settings.log_file is not None:
+        source, warn = settings.sources["log_file"], functools.partial(output.warning, log=False)
+        invocation.listen(LogFile(settings.log_file, context.command_path, source, warn))
     for warning in settings.warnings:
         output.warning(warning)
-    _show_log(context, output)
     return settings, output
 
 
-def _show_log(context: typer.Context, output: Output) -> None:
-    """Show what the library logs as warnings of the command, until it ends."""
+class _Shown(logging.Handler):
+    """Shows the library's warnings as those of the command, and with -vv all that it logs."""
 
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            output.warning(record.getMessage())
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.DEBUG if output.verbosity >= 2 else logging.WARNING)
+        self._output = output
 
-    logger, handler = logging.getLogger("localv4"), Handler(logging.WARNING)
-    logger.addHandler(handler)
-    context.call_on_close(lambda: logger.removeHandler(handler))
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record, unless it was said on the screen in the first place."""
+        if record.name == SAID:
+            return
+        name = "localv4" if record.levelno >= logging.WARNING else record.name
+        self._output.note(f"{name}: {one_line(record.getMessage())}")

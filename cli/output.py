@@ -1,18 +1,20 @@
 """Where words go: the answer to standard output, everything else to standard error.
 
 A standard error that is closed or full is ignored; a closed standard output raises `OutputClosed`,
-which ends the program quietly. Knows nothing of commands.
+which ends the program quietly. Warnings, errors and some notes go to the log as well, for
+``--log-file``; an answer, thinking, and what a user typed never do. Knows nothing of commands.
 """
 
 import contextlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from typing import TextIO
 
 __all__ = [
-    "Invocation",
+    "SAID",
     "Output",
     "OutputClosed",
     "flush",
@@ -35,12 +37,10 @@ _ESCAPES = {
 _LONGEST = 1000  # characters of a sentence
 _COLUMNS = 80  # of a terminal that does not say
 
-
-class Invocation:
-    """What `localv4.cli.app` must know of a command that ended with an error."""
-
-    def __init__(self) -> None:
-        self.verbosity = 0
+# What is said here is on the screen already: handlers that show the log there leave it out.
+SAID = "localv4.said"
+_log = logging.getLogger(SAID)
+_log.addHandler(logging.NullHandler())  # else logging itself would show what nobody listens to
 
 
 class OutputClosed(BaseException):
@@ -150,6 +150,22 @@ class Output:
         """Write a whole line of the answer."""
         self.answer(f"{text}\n")
 
+    def row(self, name: str, value: str, width: int = 12) -> None:
+        """Write a name and its value as a line; where a terminal is narrow, as several.
+
+        Words, and so paths, stay whole: they may be copied.
+        """
+        import textwrap
+
+        text = one_line(value)
+        columns = self.answer_columns
+        lines = [text]
+        if columns is not None:
+            room = max(1, columns - width - 1)
+            lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+        for number, line in enumerate(lines):
+            self.line(f"{'' if number else name:<{width}} {line}")
+
     def end_answer(self) -> None:
         """End an open line on a terminal; elsewhere the answer stays as it is, byte for byte."""
         if self._answer_to_terminal and self._answer_line_open:
@@ -164,15 +180,22 @@ class Output:
         self._error(f"{_DIM}{shown}{_PLAIN}" if self._color else shown)
         self._error_line_open = not text.endswith("\n")
 
-    def note(self, text: str, level: int = 0) -> None:
-        """Write a line about the work, unless quieter than `level`."""
+    def note(self, text: str, level: int = 0, log: bool = False) -> None:
+        """Write a line about the work, unless quieter than `level`.
+
+        With `log` the log has it too; nothing of prompts and answers belongs there.
+        """
+        if log:
+            _log.info(text, stacklevel=2)
         if self.verbosity < level:
             return
         self._break_lines()
         self._error(f"{_DIM}{text}{_PLAIN}\n" if self._color else f"{text}\n")
 
-    def warning(self, text: str) -> None:
-        """Write a warning, unless quiet."""
+    def warning(self, text: str, log: bool = True) -> None:
+        """Write a warning, unless quiet; without `log` where it holds a part of an answer."""
+        if log:
+            _log.warning(text, stacklevel=2)
         self.note(f"localv4: {one_line(text)}")
 
     @property
@@ -186,10 +209,12 @@ class Output:
 
         One that wraps could not be taken away again, and a Ctrl-C adds its echo.
         """
-        columns = 0
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns
-        return max(1, (columns or _COLUMNS) - len("^C") - 1)
+        return max(1, _columns_of(sys.stderr) - len("^C") - 1)
+
+    @property
+    def answer_columns(self) -> int | None:
+        """Characters that fit in a line of the answer; None where no terminal limits them."""
+        return _columns_of(sys.stdout) if self._answer_to_terminal else None
 
     def progress(self, text: str) -> None:
         """Show a line that the next one replaces; where there is no terminal, a note with -v.
@@ -211,8 +236,10 @@ class Output:
             self._error(_CLEAR_LINE)
             self._progress_shown = False
 
-    def failure(self, text: str) -> None:
+    def failure(self, text: str, log: bool = True) -> None:
         """Write the one sentence of an error, however quiet."""
+        if log:
+            _log.error(text, stacklevel=2)
         self._break_lines()
         self._error(f"localv4: {one_line(text)}\n")
 
@@ -236,6 +263,13 @@ class Output:
             silence(sys.stderr)
         except (ValueError, AttributeError):
             pass  # closed, or not there
+
+
+def _columns_of(terminal: TextIO) -> int:
+    columns = 0
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        columns = os.get_terminal_size(terminal.fileno()).columns
+    return columns or _COLUMNS
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

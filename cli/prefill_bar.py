@@ -16,7 +16,8 @@ from localv4.cli.output import Output
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
 
-    from localv4.generate import Event, Generation
+    from localv4.events import Event
+    from localv4.generate import Generation
 
 __all__ = ["PrefillBar"]
 

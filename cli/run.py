@@ -60,7 +60,7 @@ def run(
     ctx: typer.Context,
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="[PROMPT]", help="The text; - is standard input."),
+        typer.Argument(metavar="PROMPT", help="The text; - is standard input."),
     ] = None,
     prompt_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Read the prompt from a file.")
@@ -73,16 +73,30 @@ def run(
     model: options.Model = None,
     max_tokens: options.MaxTokens = None,
     temperature: Annotated[
-        float, typer.Option(metavar="X", help="0 always takes the likeliest token.")
+        float,
+        typer.Option(
+            metavar="X", show_default=False, help="0 always takes the likeliest token; else 1."
+        ),
     ] = 1.0,
     top_p: Annotated[
-        float, typer.Option(metavar="X", help="Keep tokens up to this probability.")
+        float,
+        typer.Option(
+            metavar="X", show_default=False, help="Keep tokens up to this probability; else 1."
+        ),
     ] = 1.0,
     top_k: Annotated[
-        int, typer.Option(metavar="N", help="Keep this many tokens; 0 keeps all.")
+        int,
+        typer.Option(
+            metavar="N", show_default=False, help="Keep this many tokens; 0, the default: all."
+        ),
     ] = 0,
     min_p: Annotated[
-        float, typer.Option(metavar="X", help="Keep tokens this likely beside the likeliest.")
+        float,
+        typer.Option(
+            metavar="X",
+            show_default=False,
+            help="Keep tokens this likely beside the likeliest.",
+        ),
     ] = 0.0,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Repeats an answer; else drawn.")
@@ -113,6 +127,13 @@ def run(
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 model missing or damaged, 4 not enough memory or disk,
     124 timeout, 130 interrupted, 143 terminated. What was written before stays on standard output.
+
+    Examples
+    --------
+    localv4 run -m flash "Why is the sky blue?" --max-tokens 40
+    git diff | localv4 run -m flash "Review this" --max-tokens 40
+    localv4 run -m flash --prompt-file letter.txt --format json --max-tokens 40
+    localv4 run -m flash-base --raw "Once upon a time" --max-tokens 40 --seed 7
     """
     flags: dict[str, object] = {"model": model, "memory": memory, "threads": threads}
     flags |= {"context": context, "numerics": numerics, "think": think, "profile": profile}
@@ -164,7 +185,7 @@ def _run(
     said = f"{total_s:.1f} s in all"
     if outcome.done is not None:
         said = statistics_line(outcome.done, total_s)
-    output.note(said, level=0 if output.on_terminal else 1)
+    output.note(said, level=0 if output.on_terminal else 1, log=True)
     if stopped:
         raise stopped
 

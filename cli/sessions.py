@@ -1,7 +1,6 @@
 """``localv4 sessions``: the sessions on disk: what they are, removed, verified."""
 
 import json
-import sys
 import time
 from dataclasses import asdict
 from typing import Annotated
@@ -9,15 +8,17 @@ from typing import Annotated
 import typer
 
 from localv4.cli import options
-from localv4.cli.output import Output, one_line
-from localv4.errors import InvalidInput
+from localv4.cli.asking import agrees
+from localv4.cli.names import complete_session
+from localv4.cli.output import one_line
+from localv4.cli.tables import Table
 from localv4.session_store import SessionStore, StoredSession
 from localv4.settings import Settings, session_folder
 from localv4.sizes import format_bytes
 
 __all__ = ["session_rows", "session_store", "sessions"]
 
-sessions = options.new_table()
+sessions = Table()
 
 _LONGEST_TITLE = 40
 
@@ -31,8 +32,12 @@ def _list(
 ) -> None:
     """List the sessions on disk, the one used last first.
 
-    localv4 sessions verify NAME reads one and checks every byte; localv4 sessions rm NAME removes
-    it. Where they are and how much they may take: sessions_dir and session_limit of localv4 config.
+    Where they are and how much they may take: sessions_dir and session_limit of localv4 config.
+
+    Examples
+    --------
+    localv4 sessions
+    localv4 sessions --json
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -62,7 +67,10 @@ def _list(
 @sessions.command()
 def rm(
     ctx: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Sessions to remove.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME", help="Sessions to remove.", autocompletion=complete_session),
+    ],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Don't ask.")] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
@@ -70,13 +78,18 @@ def rm(
     """Remove sessions, with their conversations' text.
 
     Exit code 1 if the answer to the question is no.
+
+    Examples
+    --------
+    localv4 sessions rm garden
+    localv4 sessions rm garden -y
     """
     settings, output = options.start(ctx, {}, quiet, verbose)
     store = session_store(settings)
     names = list(dict.fromkeys(names))
     n_bytes = sum(store.n_bytes(name) for name in names)
     what = f"{', '.join(map(repr, names))}, {format_bytes(n_bytes)}"
-    if not yes and not _agrees(what, output):
+    if not yes and not agrees(f"remove {what}?", output):
         output.note("nothing was removed")
         return 1
     for name in names:
@@ -88,13 +101,22 @@ def rm(
 @sessions.command()
 def verify(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The session to read.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The session to read.", autocompletion=complete_session
+        ),
+    ],
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
 ) -> None:
     """Read a session's file and check every byte of it.
 
     Exit code 3 if it is damaged.
+
+    Examples
+    --------
+    localv4 sessions verify garden
     """
     settings, output = options.start(ctx, {}, quiet, verbose)
     store = session_store(settings)
@@ -117,15 +139,6 @@ def session_store(settings: Settings) -> SessionStore:
         There is no home folder, and none was named.
     """
     return SessionStore(session_folder(), settings.session_limit)
-
-
-def _agrees(what: str, output: Output) -> bool:
-    """Ask whether to remove something."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise InvalidInput("there is no terminal to ask in; give -y to remove without a question")
-    # not typer's own: it writes to standard output
-    output.note(f"remove {what}? [y/N]", level=-1)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def session_rows(found: tuple[StoredSession, ...]) -> list[str]:

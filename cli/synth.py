@@ -89,6 +89,12 @@ def synth(
 
     It is tiny, unless --full-width asks for the release's sizes: to measure speed on the real work,
     a few layers at a time.
+
+    Examples
+    --------
+    localv4 synth tiny
+    localv4 synth tiny-pro --preset pro --seed 7
+    localv4 synth wide --full-width --layers 4
     """
     _, output = options.start(ctx, {}, quiet, verbose)
     ratios = None if compress_ratios is None else _ratios(compress_ratios)
@@ -114,7 +120,7 @@ def synth(
             routing=routing,
             progress=_Progress(output),
         )
-    output.note(_made(folder, preset, sparse))
+    output.note(_made(folder, preset, sparse), log=True)
 
 
 class _Progress:

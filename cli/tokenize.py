@@ -17,7 +17,7 @@ __all__ = ["tokenize"]
 def tokenize(
     ctx: typer.Context,
     text: Annotated[
-        str | None, typer.Argument(metavar="[TEXT]", help="The text; - is standard input.")
+        str | None, typer.Argument(metavar="TEXT", help="The text; - is standard input.")
     ] = None,
     prompt_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Read the text from a file.")
@@ -27,12 +27,20 @@ def tokenize(
         bool, typer.Option("--control", help="Recognise control tokens inside the text.")
     ] = False,
     as_json: options.JsonFlag = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = 0,
 ) -> None:
     """Print the token ids of a text, as the model's tokenizer gives them.
 
     Without a model, the tokenizer of the DeepSeek-V4 releases, which comes with localv4.
+
+    Examples
+    --------
+    localv4 tokenize "Why is the sky blue?"
+    localv4 tokenize --json < letter.txt
+    localv4 tokenize -m flash --prompt-file letter.txt
     """
-    settings, output = options.start(ctx, {"model": model})
+    settings, output = options.start(ctx, {"model": model}, quiet, verbose)
     text = read_prompt(text, prompt_file, 'localv4 tokenize "Hello"')
 
     from localv4.tokenizer import Tokenizer, bundled_tokenizer_json

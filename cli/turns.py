@@ -11,7 +11,8 @@ from localv4.cli.writers import Answer, TextWriter
 
 if TYPE_CHECKING:
     from localv4.engine import Engine
-    from localv4.generate import Event, Generation
+    from localv4.events import Event
+    from localv4.generate import Generation
     from localv4.session import Session
 
 __all__ = ["Turn"]
@@ -64,7 +65,7 @@ class Turn:
             if self._generation is not None:
                 writer.end(self.answer, {})
                 said = statistics_line(self._engine.stats.since(before))
-                self._output.note(said, level=0 if self._output.on_terminal else 1)
+                self._output.note(said, level=0 if self._output.on_terminal else 1, log=True)
         if self.answer.finish_reason == "interrupted":
             self._output.note(self._stopped_words())
 

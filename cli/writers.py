@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from localv4.cli.output import Output
 
 if TYPE_CHECKING:
-    from localv4.generate import Event
+    from localv4.events import Event
 
 __all__ = ["Answer", "JsonWriter", "JsonlWriter", "TextWriter", "Writer"]
 
@@ -67,7 +67,8 @@ class TextWriter:
         elif event.kind == "reasoning":
             self._output.thinking(event.text)
         elif event.tool_call is not None:
-            self._output.warning(f"the model calls a tool: {json.dumps(asdict(event.tool_call))}")
+            call = json.dumps(asdict(event.tool_call))
+            self._output.warning(f"the model calls a tool: {call}", log=False)
 
     def end(self, answer: Answer, facts: Mapping[str, Any]) -> None:
         """Close the answer's line, and say why there is no answer where there is none."""

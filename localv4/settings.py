@@ -4,17 +4,26 @@ The only reader (and writer) of ``os.environ`` in the project. Every value keeps
 ``localv4 config`` can say where it came from. Knows nothing of checkpoints or of the engine.
 """
 
-import difflib
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Literal
 
+from localv4.aliases import find_alias
+from localv4.config_file import read_config
 from localv4.errors import InvalidInput
-from localv4.sizes import parse_bytes, shown
+from localv4.setting_values import (
+    SETTING_NAMES,
+    Numerics,
+    Profile,
+    Think,
+    nearest,
+    parse_path,
+    parse_setting,
+)
 
 __all__ = [
     "Numerics",
@@ -25,14 +34,12 @@ __all__ = [
     "cache_folder",
     "config_file",
     "environment_with",
+    "first_variable",
     "load_settings",
     "session_folder",
     "set_library_default",
+    "words_to_complete",
 ]
-
-Numerics = Literal["trained", "float32"]
-Profile = Literal["preview", "official"]
-Think = Literal["off", "low", "high", "max"]
 
 
 @dataclass(frozen=True)
@@ -61,10 +68,13 @@ class Settings:
         Folder for saved sessions; None for a user without a home folder who named none.
     session_limit
         Most bytes that saved sessions may take together.
+    log_file
+        File that a command's log is added to; None for none.
     color
         False with ``NO_COLOR`` or ``TERM=dumb``: no escape codes even on a terminal.
     sources
-        For each setting: ``default``, its flag, its environment variable, or the file's path.
+        For each setting: ``default``, its flag, its environment variable, or the file's path;
+        for the thinking that a model's name implies, that name and where it was given.
     warnings
         Sentences the user should see once, such as a misspelt environment variable.
     """
@@ -79,70 +89,17 @@ class Settings:
     cache_dir: Path
     sessions_dir: Path | None
     session_limit: int
+    log_file: Path | None
     color: bool
     sources: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise InvalidInput(f"{shown(value)} is not a text")
-    return value
-
-
-def _model(value: object) -> str:
-    if value == "":
-        raise InvalidInput("the name of the model is empty")
-    return _text(value)
-
-
-def _size(value: object) -> int:
-    return parse_bytes(cast(int | str, value))
-
-
-def _count(value: object) -> int:
-    try:
-        count = int(value) if isinstance(value, str) else value
-    except ValueError:
-        count = None
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise InvalidInput(f"{shown(value)} is not a whole number above zero")
-    return count
-
-
-def _choice(*choices: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in choices:
-            raise InvalidInput(f"{shown(value)} is not one of {', '.join(choices)}")
-        return str(value)
-
-    return parse
-
-
-def _folder(value: object) -> Path:
-    # Not Path.expanduser: of an unknown user it makes a RuntimeError.
-    path = Path(os.path.expanduser(_text(value)))  # noqa: PTH111
-    if path.parts[:1] and path.parts[0].startswith("~"):
-        raise InvalidInput(f"there is no home folder {path.parts[0]}; give the whole path")
-    return path
-
-
-_PARSERS: Mapping[str, Callable[[object], object]] = MappingProxyType(
-    {
-        "model": _model,
-        "memory": _size,
-        "threads": _count,
-        "context": _count,
-        "numerics": _choice("trained", "float32"),
-        "think": _choice("off", "low", "high", "max"),
-        "profile": _choice("preview", "official"),
-        "cache_dir": _folder,
-        "sessions_dir": _folder,
-        "session_limit": _size,
-    }
-)
 _TIER_VARIABLE = "LOCALV4_TIER"
 _CONFIG_VARIABLE = "LOCALV4_CONFIG"
+# How typer's completion is called.
+_COMPLETE_VARIABLE = "_LOCALV4_COMPLETE"
+_TYPED_VARIABLES = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
 _NAME_CACHE = "let LOCALV4_CACHE_DIR name a folder for it"
 _SESSION_LIMIT_BYTES = 20 * 2**30
 
@@ -164,7 +121,7 @@ def config_file() -> Path | None:
     named = os.environ.get(_CONFIG_VARIABLE)
     if named:
         try:
-            return _folder(named)
+            return parse_path(named)
         except InvalidInput as error:
             raise InvalidInput(f"{_CONFIG_VARIABLE}: {error}") from None
     folder = _user_folder("config")
@@ -198,6 +155,18 @@ def asked_tier() -> str | None:
     return os.environ.get(_TIER_VARIABLE) or None
 
 
+def first_variable(*names: str) -> str | None:
+    """Return the first of these environment variables that is set and not empty, or None."""
+    return next((name for name in names if os.environ.get(name)), None)
+
+
+def words_to_complete() -> list[str] | None:
+    """Return what was typed, if a shell's completion called this program; else None."""
+    if not os.environ.get(_COMPLETE_VARIABLE):
+        return None
+    return os.environ.get(first_variable(*_TYPED_VARIABLES) or "", "").split()
+
+
 def set_library_default(variable: str, value: str) -> None:
     """Set an environment variable that a library reads at start, unless the user has set it."""
     os.environ.setdefault(variable, value)
@@ -221,23 +190,25 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
     InvalidInput
         If config.toml cannot be read or has an unknown key, or a value is of no use.
     """
-    layers: list[Mapping[str, tuple[object, str]]] = [
+    layers: list[dict[str, tuple[object, str]]] = [
         {name: (value, _flag(name)) for name, value in (flags or {}).items() if value is not None},
         {
             name: (os.environ[_variable(name)], _variable(name))
-            for name in _PARSERS
+            for name in SETTING_NAMES
             if os.environ.get(_variable(name))
         },
-        _read_config(config_file()),
+        _config_layer(),
     ]
+    _imply_thinking(layers)
     values: dict[str, object] = {"model": None, "memory": None, "threads": None, "context": None}
     values |= {"numerics": "trained", "think": None, "profile": None}
+    values["log_file"] = None
     values["session_limit"] = _SESSION_LIMIT_BYTES
-    sources = dict.fromkeys(_PARSERS, "default")
+    sources = dict.fromkeys(SETTING_NAMES, "default")
     for layer in reversed(layers):
         for name, (value, source) in layer.items():
             try:
-                values[name] = _PARSERS[name](value)
+                values[name] = parse_setting(name, value)
             except InvalidInput as error:
                 raise InvalidInput(f"{source}: {error}") from None
             sources[name] = source
@@ -254,6 +225,25 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
         sources=MappingProxyType(sources),
         warnings=warnings,
     )
+
+
+def _config_layer() -> dict[str, tuple[object, str]]:
+    path = config_file()
+    return {name: (value, str(path)) for name, value in read_config(path).items()}
+
+
+def _imply_thinking(layers: list[dict[str, tuple[object, str]]]) -> None:
+    """Add the thinking that the model's name implies, in the layer where the model is named.
+
+    What is asked there, or above, goes before it; what is asked below does not.
+    """
+    layer = next((layer for layer in layers if "model" in layer), {})
+    name, source = layer.get("model", (None, ""))
+    alias = find_alias(name) if isinstance(name, str) else None
+    # A folder of that name goes before the alias.
+    if alias is None or alias.think is None or os.path.isfile(f"{name}/config.json"):  # noqa: PTH113
+        return
+    layer.setdefault("think", (alias.think, f"model {name} ({source})"))
 
 
 def _flag(name: str) -> str:
@@ -307,42 +297,10 @@ def _claim(folder: Path) -> None:
         )
 
 
-def _read_config(path: Path | None) -> dict[str, tuple[object, str]]:
-    """Read settings with the path as their source; none if there is no file."""
-    if path is None:
-        return {}
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from None
-    import tomllib
-
-    try:
-        table = tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is not valid TOML: {error}; correct or remove it") from None
-    except (ValueError, RecursionError):
-        # Not errors of TOML itself, but of what Python makes of it.
-        raise InvalidInput(
-            f"{path} holds a number too long or lists nested too deeply; correct or remove it"
-        ) from None
-    for name in table:
-        if name not in _PARSERS:
-            raise InvalidInput(f"{path}: unknown setting {name!r}{_nearest(name, list(_PARSERS))}")
-    return {name: (value, str(path)) for name, value in table.items()}
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"; did you mean {match[0]}?" if match else f"; known are {', '.join(known)}"
-
-
 def _misspelt_variables() -> tuple[str, ...]:
-    known = [_CONFIG_VARIABLE, _TIER_VARIABLE, *map(_variable, _PARSERS)]
+    known = [_CONFIG_VARIABLE, _TIER_VARIABLE, *map(_variable, SETTING_NAMES)]
     return tuple(
-        f"the environment variable {name} means nothing to localv4{_nearest(name, known)}"
+        f"the environment variable {name} means nothing to localv4{nearest(name, known)}"
         for name in sorted(os.environ)
         if name.startswith("LOCALV4_") and name not in known
     )

@@ -10,9 +10,11 @@ from localv4.errors import InvalidInput
 from localv4.settings import (
     cache_folder,
     config_file,
+    first_variable,
     load_settings,
     session_folder,
     set_library_default,
+    words_to_complete,
 )
 from localv4.sizes import format_bytes, parse_bytes
 
@@ -246,3 +248,64 @@ def test_parse_bytes_refuses(size):
 )
 def test_format_bytes(n_bytes, text):
     assert format_bytes(n_bytes) == text
+
+
+CHAT, REASONER = "deepseek-chat", "DeepSeek-Reasoner"
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "file", "think", "source"),
+    [
+        ({"model": CHAT}, {}, {}, "off", f"model {CHAT} (--model)"),
+        ({"model": REASONER}, {}, {}, "high", f"model {REASONER} (--model)"),
+        ({}, {"model": CHAT}, {}, "off", f"model {CHAT} (LOCALV4_MODEL)"),
+        ({}, {}, {"model": CHAT}, "off", f"model {CHAT} (FILE)"),
+        # the same layer, or one above, says it itself
+        ({"model": CHAT, "think": "max"}, {}, {}, "max", "--think"),
+        ({}, {"model": CHAT, "think": "low"}, {}, "low", "LOCALV4_THINK"),
+        ({}, {}, {"model": CHAT, "think": "low"}, "low", "FILE"),
+        ({"think": "max"}, {"model": CHAT}, {}, "max", "--think"),
+        ({}, {"think": "low"}, {"model": CHAT}, "low", "LOCALV4_THINK"),
+        # a layer below says it
+        ({"model": CHAT}, {"think": "max"}, {}, "off", f"model {CHAT} (--model)"),
+        ({"model": CHAT}, {}, {"think": "max"}, "off", f"model {CHAT} (--model)"),
+        ({}, {"model": CHAT}, {"think": "max"}, "off", f"model {CHAT} (LOCALV4_MODEL)"),
+        # another model above
+        ({"model": "flash"}, {}, {"model": CHAT}, None, "default"),
+        ({"model": "/a/folder"}, {"model": CHAT}, {"think": "low"}, "low", "FILE"),
+        ({"model": REASONER}, {"model": CHAT}, {}, "high", f"model {REASONER} (--model)"),
+    ],
+)
+def test_a_models_name_may_imply_thinking(
+    config, monkeypatch, flags, variables, file, think, source
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"LOCALV4_{name.upper()}", value)
+    config.write_text("".join(f'{name} = "{value}"\n' for name, value in file.items()))
+    settings = load_settings(flags)
+    assert settings.think == think
+    assert settings.sources["think"] == source.replace("FILE", str(config))
+
+
+def test_a_folder_goes_before_the_alias_and_its_thinking(config, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / CHAT).mkdir()
+    assert load_settings({"model": CHAT}).think == "off"
+    (tmp_path / CHAT / "config.json").touch()
+    assert load_settings({"model": CHAT}).think is None
+
+
+def test_words_to_complete_are_those_of_the_shell(monkeypatch):
+    monkeypatch.setenv("COMP_WORDS", "localv4 run")
+    assert words_to_complete() is None
+    monkeypatch.setenv("_LOCALV4_COMPLETE", "complete_bash")
+    assert words_to_complete() == ["localv4", "run"]
+
+
+def test_the_first_variable_that_is_set_is_found(monkeypatch):
+    monkeypatch.setenv("SECOND", "2")
+    monkeypatch.setenv("FIRST", "")
+    assert first_variable("FIRST", "SECOND") == "SECOND"
+    monkeypatch.setenv("FIRST", "1")
+    assert first_variable("FIRST", "SECOND") == "FIRST"
+    assert first_variable("NONE_OF_THESE") is None

@@ -31,6 +31,33 @@ def test_help_lists_every_command(command):
         assert f"\n  {name} " in result.out
 
 
+def test_help_of_a_command_has_two_spellings(command):
+    assert command("help", "run").out == command("run", "--help").out
+    assert command("help", "sessions", "rm").out == command("sessions", "rm", "--help").out
+    assert command("help").out == command("--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rnu"], "did you mean localv4 run?"),
+        (["ls"], "did you mean localv4 list?"),
+        (["LIST"], "did you mean localv4 list?"),
+        (["zzzz"], "localv4 --help lists them"),
+        (["Why is it so?"], 'localv4 run "..."'),
+        (["-m", "flash"], "localv4 chat -m ..."),
+        (["run", "--mdoel", "x"], "did you mean --model? see localv4 run --help"),
+        (["sessions", "verfy", "x"], "Did you mean 'verify'?"),
+        (["help", "rnu"], "did you mean localv4 run?"),
+    ],
+)
+def test_a_mistyped_word_names_the_nearest(command, arguments, words):
+    result = command(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err
+    assert result.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(command, name):
     result = command(name, "--help")
@@ -40,7 +67,9 @@ def test_every_command_has_help(command, name):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], ["config"]])
 def test_nothing_heavy_is_imported(arguments):
-    heavy = ["numba", "numpy", "tokenizers", "huggingface_hub", "rich.console", "safetensors"]
+    # the hub's constants are light, its client is not
+    heavy = ["numba", "numpy", "tokenizers", "rich.console", "safetensors"]
+    heavy += ["huggingface_hub.hf_api", "httpx2"]
     code = (
         "import sys; from localv4.cli.app import run_command;"
         f"run_command({arguments!r}); print([m for m in {heavy!r} if m in sys.modules])"

@@ -22,6 +22,22 @@ def test_failures_and_warnings_are_one_line(capsys):
     assert capsys.readouterr().err == "localv4: a\\nb\nlocalv4: c\\rd\n"
 
 
+@pytest.mark.parametrize(
+    ("columns", "lines"),
+    [
+        (None, ["name  some words /and/a/long/path"]),
+        (20, ["name  some words", "      /and/a/long/path"]),
+        (3, ["name  some", "      words", "      /and/a/long/path"]),
+    ],
+)
+def test_a_row_goes_on_below_itself_where_the_terminal_is_narrow(
+    monkeypatch, capsys, columns, lines
+):
+    monkeypatch.setattr(Output, "answer_columns", columns)
+    Output().row("name", "some words /and/a/long/path", 5)
+    assert capsys.readouterr().out.splitlines() == lines
+
+
 def test_progress_is_a_note_with_v_where_there_is_no_terminal(capsys):
     Output().progress("reading")
     Output(1).progress("reading on")
