@@ -27,7 +27,7 @@ BUILTIN = "built-in"
 """The name of the built-in model."""
 
 # Part of the folder's name: raised when the recipe below changes, so that nobody keeps an old one.
-_BUILTIN_RECIPE = 1
+_BUILTIN_RECIPE = 2
 _CONFIG = "config.json"
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"{_PART}/{_PART}")

@@ -21,6 +21,7 @@ from localv4.tensors import TensorSpec
 
 __all__ = [
     "CODE_SPREAD",
+    "EOS",
     "NOVELTY",
     "PRINTABLE",
     "SHARED_DIRECTION",
@@ -65,9 +66,10 @@ _SPREADS = {
 }
 _NORM_SPREAD = (1.0, 0.2)
 
-# Ids of printable ASCII in the byte tokenizer. All embeddings share a direction, and the head
-# favours these tokens along it: random text that a terminal can show. It also disfavours the token
-# it has just read, for otherwise greedy text soon repeats a single one.
+# Ids of the end and of printable ASCII in the byte tokenizer. All embeddings share a direction, and
+# the head favours these tokens along it: random text that a terminal can show, and that ends. It
+# also disfavours the token it has just read, for otherwise greedy text soon repeats a single one.
+EOS = 1
 PRINTABLE = slice(2 + 0x20, 2 + 0x7F)
 _WORDS = np.arange(0x7F - 0x20)
 SHARED_DIRECTION = 0.5
@@ -175,11 +177,12 @@ def _embeddings(values: F32, seed: int, routing: Routing) -> F32:
 
 
 def _prefer(head: F32, seed: int, routing: Routing) -> None:
-    """Make a random head favour printable tokens, and nothing twice."""
+    """Make a random head favour printable tokens and the end, and nothing twice."""
     rows, columns = head.shape
     preference = _PREFERENCE * (1 if routing == "random" else PREFERENCE_FACTOR)
     preferences = np.full((rows, 1), -preference / columns, dtype=np.float32)
     preferences[PRINTABLE] *= -1
+    preferences[EOS] *= -1  # an answer has a hundred tokens or so
     head += preferences * direction(seed, columns)
     head -= np.float32(NOVELTY / columns) * normal(generator("embed.weight", seed), head.shape)
     if routing == "skewed":

@@ -12,6 +12,7 @@ from typing import Any
 import localv4
 from localv4.session import Session
 from localv4.synthetic import synthesise
+from tests.small_checkpoints import never_ending
 
 __all__ = ["Turn", "converse", "model"]
 
@@ -41,7 +42,7 @@ class Turn:
 def model(folder: Path) -> Path:
     """Make a small model with random weights and a byte tokenizer."""
     synthesise(folder, "flash", 2, compress_ratios=(0, 4, 128))
-    return folder
+    return never_ending(folder)
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

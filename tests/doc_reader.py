@@ -7,7 +7,6 @@ checkout. Knows nothing of what the pages say.
 import os
 import shlex
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -21,8 +20,6 @@ from tests.terminal import in_terminal
 
 __all__ = ["Reader"]
 
-# Random weights hardly ever end an answer: Ctrl-C does.
-_INTERRUPTED = ('scripts/localv4 run "Hello"',)
 _IN_TERMINAL = "localv4 chat"
 
 _WRAPPER = """#!/bin/sh
@@ -84,8 +81,6 @@ class Reader:
                 shell, self.environment, self.work, typed="/quit\n", after="/help"
             )
             return None if code == step.code else f"exit {code}: {shown[-500:]}"
-        if step.text in _INTERRUPTED:
-            return self._interrupted(shell)
         return self._done(shell, step.code, self.environment)
 
     def _done(self, command: list[str], expected: int, environment: dict[str, str]) -> str | None:
@@ -101,22 +96,6 @@ class Reader:
         if done.returncode == expected and "Traceback" not in done.stderr:
             return None
         return f"exit {done.returncode}, expected {expected}: {done.stderr[-500:]}"
-
-    def _interrupted(self, shell: list[str]) -> str | None:
-        """Wait for the beginning of an answer, then press Ctrl-C."""
-        with subprocess.Popen(
-            shell,
-            env=self.environment,
-            cwd=self.work,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        ) as process:
-            assert process.stdout is not None
-            begun = process.stdout.read(1)
-            os.killpg(process.pid, signal.SIGINT)
-            process.stdout.read()
-        return None if begun and process.returncode in (0, 130) else f"exit {process.returncode}"
 
 
 def _change_something(folder: Path, environment: dict[str, str]) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from localv4.checkpoint import Checkpoint
 from localv4.synthetic import PRESETS, Layout, Preset, synthesise
+from localv4.synthetic_weights import EOS
 from localv4.tensors import expected_tensors
 from tests.released import released_config, released_text
 
@@ -25,6 +27,17 @@ def make_small(
         PRESETS[preset], n_routed_experts=n_routed_experts, num_hash_layers=1
     )
     synthesise(folder, preset, 3, ratios, sizes=sizes, layout=layout, dspark=dspark)
+    return folder
+
+
+def never_ending(folder: Path) -> Path:
+    """Take from a small checkpoint what makes its answers end: the head's row of the end token."""
+    with Checkpoint.open(folder) as checkpoint:
+        head = checkpoint.tensors["head.weight"]
+    row_bytes = head.nbytes // head.shape[0]
+    with (folder / head.shard).open("r+b") as shard:
+        shard.seek(head.offset + row_bytes * EOS)
+        shard.write(bytes(row_bytes))
     return folder
 
 

@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from localv4.synthetic import synthesise
 from tests.conftest import ROOT
+from tests.small_checkpoints import never_ending
 
 LOCALV4 = [sys.executable, "-m", "localv4"]
 ENDLESS = ["run", "--raw", "Once", "--max-tokens", "1000000", "--seed", "1"]
@@ -53,8 +55,11 @@ def finish(process: subprocess.Popen[bytes]) -> tuple[int, bytes, str]:
 
 
 @pytest.fixture(scope="module")
-def model(checkpoint: Path) -> list[str]:
-    """Return the flags that name the checkpoint, after a run that has its kernels compiled."""
+def model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the flags that name a checkpoint, after a run that has its kernels compiled."""
+    checkpoint = tmp_path_factory.mktemp("endless") / "model"
+    synthesise(checkpoint, compress_ratios=(0, 4))
+    never_ending(checkpoint)
     command = [*LOCALV4, "run", "Hi", "--max-tokens", "2", "-m", str(checkpoint)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=400)
     return ["-m", str(checkpoint)]
