@@ -1,8 +1,6 @@
 """``localv4 list``: the DeepSeek-V4 checkpoints on this machine."""
 
 import json
-import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -46,8 +44,7 @@ def list(
     if as_json:
         output.line(json.dumps(_report(found), indent=2))
         return
-    columns = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
-    for row in _table([_cells(model) for model in found.models], columns):
+    for row in _table([_cells(model) for model in found.models], output.answer_columns):
         output.line(row)
     _print_summary(found, output)
 
@@ -128,7 +125,7 @@ def _print_summary(found: Inhabitants, output: Output) -> None:
     others = f"; repos of other models there: {found.n_others}" if found.n_others else ""
     where = f"in {one_line(str(found.cache))}"
     if not n_downloaded:
-        output.note(f"no DeepSeek-V4 is downloaded {where}; get one with: localv4 pull flash")
+        output.note("no DeepSeek-V4 is downloaded; get one with: localv4 pull flash")
         return
     count = f"{n_downloaded} download{'' if n_downloaded == 1 else 's'}"
     output.note(f"{count}, {format_bytes(found.n_bytes)}, {where}{others}")

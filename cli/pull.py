@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from localv4.cli import options
+from localv4.cli.file_bar import FileBar
 from localv4.cli.names import complete_repo
 from localv4.cli.output import Output, one_line
-from localv4.cli.pull_bar import PullBar
 from localv4.cli.stopping import stoppable
 from localv4.errors import InvalidInput
 from localv4.hub import HubBusy, cache_folder, describe, is_offline
@@ -75,7 +75,7 @@ def pull(
             report = _offline_report(located)
         else:
             report = _plan_report(plan)
-            if not as_json:
+            if not as_json and (dry_run or not plan.is_complete):
                 _show(plan, dry_run, output)
             elif dry_run:
                 output.line(json.dumps(report, indent=2))
@@ -126,10 +126,10 @@ def _plan(located: Located, include_draft: bool, output: Output) -> PullPlan | N
 def _fetch(plan: PullPlan, yes: bool, output: Output) -> bool:
     """Fetch what is missing; returns False if that is not wanted."""
     if plan.is_complete:
-        output.note("all of it is here")
+        output.note(f"all of {plan.repo.repo_id} is here, {format_bytes(plan.n_bytes)}")
     elif not yes and not _agrees(plan, output):
         return False
-    bar = PullBar(output)
+    bar = FileBar(output)
     try:
         fetch(plan, bar.advance)
     finally:
@@ -183,9 +183,9 @@ def plan_rows(plan: PullPlan, every_file: bool) -> list[str]:
         lines.append(f"  {name:<{width}}" + "".join(f"  {size:>9}" for size in sizes))
     if plan.left_out:
         n_bytes = sum(file.n_bytes for file in plan.left_out)
-        what = f"{_count(len(plan.left_out), 'shard')} with the MTP block or drafter alone"
-        lines.append(f"  left out: {what}, {format_bytes(n_bytes)} (--include-draft)")
-    lines.append(f"  into {plan.folder}, whose disk has {format_bytes(plan.free_bytes)} free")
+        what = f"{_count(len(plan.left_out), 'shard')} for drafting, {format_bytes(n_bytes)}"
+        lines.append(f"  left out: {what} (--include-draft)")
+    lines.append(f"  {format_bytes(plan.free_bytes)} free in {plan.cache}")
     return lines
 
 

@@ -35,13 +35,13 @@ class _Target:
         """What it is, for a question."""
         if self.removal is None:
             return "the built-in model"
-        repo = self.removal.repo
+        repo, name = self.removal.repo, self.located.name.partition("@")[0]
         if not self.removal.is_whole:
-            return f"commit {self.removal.commits[0][:7]} of {repo.repo_id}"
+            return f"commit {self.removal.commits[0][:7]} of {name}"
         if repo.folder.is_symlink():
             return f"the link {repo.folder}, not what it leads to"
         n_commits = len(self.removal.commits)
-        return f"{repo.repo_id}{f' ({n_commits} commits)' if n_commits > 1 else ''}"
+        return f"{name}{f' ({n_commits} commits)' if n_commits > 1 else ''}"
 
 
 def rm(

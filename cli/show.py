@@ -159,6 +159,8 @@ def _print_text(
     subject: Subject, about: dict[str, Any], inventory: "Inventory", output: Output
 ) -> None:
     rows = {"model": subject.title, **_file_rows(subject, about), **_model_rows(about, inventory)}
+    if subject.path is not None and rows["model"] != str(subject.path):
+        rows["folder"] = str(subject.path)
     for name, value in rows.items():
         output.row(name, value)
     output.line(f"\n{'':<14} {'tensors':>9} {'size':>9} {'bytes':>19}")

@@ -36,10 +36,12 @@ class Subject:
     @property
     def title(self) -> str:
         """What to call it."""
-        if self.path is not None:
+        if self.path is None:
+            name = None if self.located is None else self.located.name
+            return f"{name}, not downloaded: from the released config"
+        if self.located is None or (self.located.repo_id is None and not self.located.is_builtin):
             return str(self.path)
-        repo_id = None if self.located is None else self.located.repo_id
-        return f"{repo_id}, not downloaded; from the released config"
+        return self.located.name
 
 
 def find_subject(name: str | None, say: Callable[[str], None]) -> Subject:

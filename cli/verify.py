@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from localv4.cli import options
+from localv4.cli.file_bar import FileBar
 from localv4.cli.names import complete_model
 from localv4.cli.output import Output, one_line
-from localv4.cli.pull_bar import PullBar
 from localv4.cli.stopping import stoppable
 from localv4.errors import DamagedCheckpoint, InvalidInput, ModelNotFound
+from localv4.files_state import FilesState
 from localv4.hub_cache import contents_of
 from localv4.models import Located, locate, resolve
-from localv4.pull import PullState
 from localv4.sizes import format_bytes
 from localv4.verifying import Damage, StoredFile, remove_damaged, stored_files, verify_files
 
@@ -121,11 +121,11 @@ def _verify(located: Located, folder: Path, quick: bool, output: Output) -> _Res
     result = _Result(located, folder, files, contents.missing, headers, (), quick)
     checked = result.checked
     n_files, n_bytes = len(checked), sum(file.n_bytes for file in checked)
-    bar = PullBar(output)
+    bar = FileBar(output)
 
     def advance(n_done: int, n_read: int) -> None:
         bar.advance(
-            PullState(
+            FilesState(
                 n_done=n_done,
                 n_files=n_files,
                 here_bytes=n_read,

@@ -12,18 +12,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from localv4.downloads import Meter, Patience, StoppingError, fetch_blob
 from localv4.errors import DownloadFailed, LocalV4Error, OutOfBudget
+from localv4.files_state import FilesState
 from localv4.hub import lock
 from localv4.pull_plan import PlannedFile, PullPlan
 from localv4.remote_checkpoint import is_whole, places
 from localv4.sizes import format_bytes
 
-__all__ = ["PullState", "pull"]
+__all__ = ["pull"]
 
 _N_WORKERS = 8
 _REPORT_S = 0.1
@@ -32,36 +32,9 @@ _FAREWELL_S = 1.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-@dataclass(frozen=True)
-class PullState:
-    """How far a download is.
-
-    Attributes
-    ----------
-    n_done, n_files
-        Files that are whole and checked, of all.
-    here_bytes, n_bytes
-        Bytes on the disk, of all.
-    received_bytes
-        What this process received.
-    n_checking
-        Files whose checksum is being computed.
-    n_elsewhere
-        Files that another process fetches, where nothing else is left to do; 0 before.
-    """
-
-    n_done: int
-    n_files: int
-    here_bytes: int
-    n_bytes: int
-    received_bytes: int
-    n_checking: int
-    n_elsewhere: int
-
-
 def pull(
     plan: PullPlan,
-    progress: Callable[[PullState], None] = lambda _: None,
+    progress: Callable[[FilesState], None] = lambda _: None,
     *,
     n_workers: int = _N_WORKERS,
     patience: Patience | None = None,
@@ -108,7 +81,7 @@ def pull(
 
 
 def _run(
-    workers: list[threading.Thread], work: "_Work", progress: Callable[[PullState], None]
+    workers: list[threading.Thread], work: "_Work", progress: Callable[[FilesState], None]
 ) -> None:
     """Wait for the workers; if anything is raised meanwhile, they stop."""
     try:
@@ -142,11 +115,11 @@ class _Work:
         self._n_waiting = 0
         self._n_done = 0
 
-    def state(self) -> PullState:
+    def state(self) -> FilesState:
         """Return how far it is."""
         with self._lock:
             is_idle = not self._to_do and not self._n_active
-            return PullState(
+            return FilesState(
                 n_done=self._n_done,
                 n_files=len(self._plan.files),
                 here_bytes=sum(self.meter.here.values()),

@@ -27,6 +27,7 @@ _METADATA = Path(".cache", "huggingface", "download")
 _METADATA_LIMIT_BYTES = 1000
 _OWN_FOLDER = ".cache"  # of the hub's client, not of the repo
 _WAIT_S = 0.1
+_SHOWN_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ class _Reader:
             return None
         if found == file.expected:
             return None
-        return Damage(file, found, f"its checksum is {found}, not {file.expected}")
+        digits = f"{found[:_SHOWN_DIGITS]}..., not {file.expected[:_SHOWN_DIGITS]}..."
+        return Damage(file, found, f"its checksum is {digits}")
 
     def _forget(self, file: BinaryIO) -> Callable[[int], None]:
         """Return what counts each piece and lets the page cache forget it."""

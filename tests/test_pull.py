@@ -14,9 +14,10 @@ from localv4 import hub as hub_client
 from localv4 import pull as pull_module
 from localv4.downloads import Patience
 from localv4.errors import DamagedCheckpoint, DownloadFailed, LocalV4Error, OutOfBudget
+from localv4.files_state import FilesState
 from localv4.hub import describe, lock
 from localv4.hub_cache import find_repo
-from localv4.pull import PullState, pull
+from localv4.pull import pull
 from localv4.pull_plan import PullPlan, make_plan, partial_of
 from localv4.synthetic import synthesise
 from tests.loopback_hub import Fault, LoopbackHub
@@ -85,7 +86,7 @@ def shard_of(plan: PullPlan) -> str:
 
 def test_a_whole_download(hub, cache, model):
     plan = planned(cache)
-    states: list[PullState] = []
+    states: list[FilesState] = []
     assert pull(plan, states.append) == plan.snapshot
     assert_right(plan, model)
     last = states[-1]
@@ -449,7 +450,7 @@ def test_a_file_that_another_process_fetches_is_waited_for(hub, cache, model, mo
     monkeypatch.setattr(pull_module, "_LOCKED_S", 0.02)
     plan = planned(cache)
     file = max((file.remote for file in plan.files), key=lambda file: file.n_bytes)
-    states: list[PullState] = []
+    states: list[FilesState] = []
     with lock(cache / ".locks" / plan.folder.name / f"{file.checksum}.lock") as is_ours:
         assert is_ours
 

@@ -63,7 +63,10 @@ def test_a_flipped_byte(repo, shard):
         blob_of(repo.snapshot(COMMIT) / shard).name,
     )
     assert damage.found != damage.file.expected
-    assert damage.reason == f"its checksum is {damage.found}, not {damage.file.expected}"
+    assert (
+        damage.reason
+        == f"its checksum is {damage.found[:12]}..., not {damage.file.expected[:12]}..."
+    )
 
 
 def truncate(path: Path) -> None:

@@ -14,9 +14,9 @@ import pytest
 from huggingface_hub import constants
 
 from localv4 import hub as hub_client
+from localv4.cli.file_bar import FileBar
 from localv4.cli.output import Output
-from localv4.cli.pull_bar import PullBar
-from localv4.pull import PullState
+from localv4.files_state import FilesState
 from localv4.synthetic import synthesise
 from tests.conftest import ROOT
 from tests.loopback_hub import Fault, LoopbackHub
@@ -69,7 +69,7 @@ def test_the_plan_alone(hub, cache, command):
     assert lines[0].startswith(f"{REPO}, main (")
     assert [line.split()[0] for line in lines[1:5]] == ["size", "config,", "weights,", "all"]
     assert "weights, 3 shards" in result.out
-    assert "left out: 1 shard with the MTP block" in result.out
+    assert "left out: 1 shard for drafting, " in result.out
     assert str(cache) in lines[-1]
     assert not cache.exists()
     assert shards_sent(hub) == []
@@ -97,7 +97,7 @@ def test_fetches_and_prints_the_folder(hub, cache, command, model):
     n_sent = len(shards_sent(hub))
     again = command("pull", REPO)
     assert (again.code, again.out) == (0, result.out)
-    assert "all of it is here" in again.err
+    assert "is here, 1.57 MiB" in again.err
     assert len(shards_sent(hub)) == n_sent == 3
 
 
@@ -314,21 +314,21 @@ class Terminal(Output):
         self.shown.append(text)
 
 
-def shown(monkeypatch, columns: int, *states: PullState, step_s: float = 1.0) -> list[str]:
+def shown(monkeypatch, columns: int, *states: FilesState, step_s: float = 1.0) -> list[str]:
     """Return the lines of states that come one after the other."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     output = Terminal(columns)
-    bar = PullBar(output)
+    bar = FileBar(output)
     for state in states:
         now[0] += step_s
         bar.advance(state)
     return output.shown
 
 
-def states(n: int) -> list[PullState]:
+def states(n: int) -> list[FilesState]:
     n_bytes = 10 * 2**20
-    return [PullState(k, 53, k * n_bytes, 145 * 2**30, k * n_bytes, 0, 0) for k in range(1, n + 1)]
+    return [FilesState(k, 53, k * n_bytes, 145 * 2**30, k * n_bytes, 0, 0) for k in range(1, n + 1)]
 
 
 @pytest.mark.parametrize("columns", [5, 20, 40, 60, 77, 200])
@@ -347,7 +347,7 @@ def test_plain_lines_are_rare(monkeypatch):
 
 
 def test_others_are_told_of_once(monkeypatch):
-    state = PullState(3, 4, 100, 200, 0, 0, 1)
+    state = FilesState(3, 4, 100, 200, 0, 0, 1)
     assert shown(monkeypatch, 0, state, state) == [
         "waiting: another process fetches 1 of the files; if it ends, this one goes on"
     ]

@@ -33,7 +33,7 @@ def size(checkpoint) -> str:
 def test_it_asks(command, repo, size, answer, code):
     result = command("rm", "flash", stdin=answer, terminal=True)
     assert (result.code, result.out) == (code, "")
-    assert f"remove {FLASH}, and free {size}? [y/N]" in result.err
+    assert f"remove flash, and free {size}? [y/N]" in result.err
     assert repo.folder.exists() == (code == 1)
     assert ("nothing was removed" in result.err) == (code == 1)
 
@@ -44,7 +44,7 @@ def test_without_a_terminal_it_needs_a_yes(command, repo, size):
     assert "give -y" in result.err
     assert repo.folder.exists()
     result = command("rm", "flash", FLASH, "-y")
-    assert (result.code, result.err) == (0, f"removed {FLASH}; freed {size}\n")
+    assert (result.code, result.err) == (0, f"removed flash; freed {size}\n")
     assert not repo.folder.exists()
 
 
@@ -69,7 +69,7 @@ def test_one_commit(command, repo, checkpoint, cache, arguments):
 def test_two_commits_are_told(command, repo, checkpoint, cache):
     put(cache, checkpoint, commit=OLDER, ref="v1")
     result = command("rm", "flash", stdin=b"n\n", terminal=True)
-    assert f"remove {FLASH} (2 commits), and free" in result.err
+    assert "remove flash (2 commits), and free" in result.err
     # the whole has the part in it
     both = command("rm", "flash@bbbbbbb", "flash", stdin=b"n\n", terminal=True)
     assert both.err == result.err
@@ -80,7 +80,7 @@ def test_a_part(command, cache):
     blobs.mkdir(parents=True)
     (blobs / f"{'c' * 64}.incomplete").write_bytes(b"123")
     result = command("rm", "pro", "-y")
-    assert (result.code, result.err) == (0, "removed deepseek-ai/DeepSeek-V4-Pro; freed 3 B\n")
+    assert (result.code, result.err) == (0, "removed pro; freed 3 B\n")
     assert list(cache.iterdir()) == []
 
 

@@ -79,7 +79,7 @@ def test_a_download_with_its_commit(command, checkpoint, cache):
     result = command("show", "flash")
     assert (result.code, result.err) == (0, "")
     rows = rows_of(result.out)
-    assert rows["model"] == str(repo.snapshot(COMMIT))
+    assert (rows["model"], rows["folder"]) == ("flash", str(repo.snapshot(COMMIT)))
     assert rows["repo"] == FLASH
     assert rows["commit"] == f"{COMMIT} (main)"
     assert rows["files"] == "complete, 4 shards"
@@ -106,7 +106,7 @@ def test_a_release_that_is_not_downloaded(command, cache):
     result = command("show", "flash")
     assert result.code == 0
     rows = rows_of(result.out)
-    assert rows["model"] == f"{FLASH}, not downloaded; from the released config"
+    assert rows["model"] == "flash, not downloaded: from the released config"
     assert rows["files"] == "none; get them with: localv4 pull flash"
     report = json.loads(command("show", "pro-base", "--json").out)
     assert (report["path"], report["complete"], report["is_base"]) == (None, False, True)

@@ -1,4 +1,4 @@
-"""How far a download is, with its rate and the time left.
+"""How far a download or a check is, with its rate and the time left.
 
 On a terminal one line that is redrawn, else a plain line now and then. The bar is rich's; the line
 is shown by `Output`, which takes it away before anything else is written.
@@ -8,10 +8,10 @@ import time
 from collections import deque
 
 from localv4.cli.output import Output
-from localv4.pull import PullState
+from localv4.files_state import FilesState
 from localv4.sizes import format_bytes
 
-__all__ = ["PullBar"]
+__all__ = ["FileBar"]
 
 _REDRAW_S = 0.2
 _PLAIN_S = 30.0
@@ -20,8 +20,8 @@ _LEAST_BAR, _MOST_BAR = 8, 30
 _BETWEEN = "  "
 
 
-class PullBar:
-    """Shows one download.
+class FileBar:
+    """Shows one of them.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ class PullBar:
         self._received: deque[tuple[float, int]] = deque()
         self._told_of_others = False
 
-    def advance(self, state: PullState) -> None:
-        """Take how far it is; `localv4.pull.pull` calls it."""
+    def advance(self, state: FilesState) -> None:
+        """Take how far it is."""
         if state.n_elsewhere and not self._told_of_others:
             self._told_of_others = True
             self._output.note(
@@ -64,7 +64,7 @@ class PullBar:
         return (received_bytes - bytes_then) / (now - began) if now > began else 0.0
 
 
-def _parts(state: PullState, rate: float) -> dict[str, str]:
+def _parts(state: FilesState, rate: float) -> dict[str, str]:
     """Return what there is to say."""
     parts = {
         "files": f"{state.n_done} of {state.n_files} files",
@@ -83,7 +83,7 @@ def _left(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole:02} left"
 
 
-def _bar_line(parts: dict[str, str], state: PullState, columns: int) -> str:
+def _bar_line(parts: dict[str, str], state: FilesState, columns: int) -> str:
     """Return the line; where it is too long, what tells least is left out first."""
     # padded, for a line that stands still
     parts = parts | {"count": parts["count"].rjust(20), "rate": parts["rate"].rjust(12)}
@@ -96,7 +96,7 @@ def _bar_line(parts: dict[str, str], state: PullState, columns: int) -> str:
     return _BETWEEN.join(parts.values()).strip()
 
 
-def _bar(state: PullState, columns: int) -> str:
+def _bar(state: FilesState, columns: int) -> str:
     from rich.console import Console
     from rich.progress_bar import ProgressBar
 
