@@ -1,12 +1,13 @@
 """How far a download or a check is, with its rate and the time left.
 
-On a terminal one line that is redrawn, else a plain line now and then. The bar is rich's; the line
-is shown by `Output`, which takes it away before anything else is written.
+On a terminal one line that is redrawn, else a plain line now and then. `Output` shows it, and takes
+it away before anything else is written.
 """
 
 import time
 from collections import deque
 
+from localv4.cli.bar import bar_text, left_text
 from localv4.cli.output import Output
 from localv4.files_state import FilesState
 from localv4.sizes import format_bytes
@@ -70,17 +71,11 @@ def _parts(state: FilesState, rate: float) -> dict[str, str]:
         "files": f"{state.n_done} of {state.n_files} files",
         "count": f"{format_bytes(state.here_bytes)} of {format_bytes(state.n_bytes)}",
         "rate": f"{format_bytes(int(rate))}/s" if rate >= 1 else "",
-        "left": _left((state.n_bytes - state.here_bytes) / rate) if rate >= 1 else "",
+        "left": left_text((state.n_bytes - state.here_bytes) / rate) if rate >= 1 else "",
     }
     if state.n_checking and state.here_bytes == state.n_bytes:
         parts |= {"rate": f"checking {state.n_checking}", "left": ""}
     return parts
-
-
-def _left(seconds: float) -> str:
-    minutes, whole = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{whole:02} left"
 
 
 def _bar_line(parts: dict[str, str], state: FilesState, columns: int) -> str:
@@ -89,19 +84,11 @@ def _bar_line(parts: dict[str, str], state: FilesState, columns: int) -> str:
     parts = parts | {"count": parts["count"].rjust(20), "rate": parts["rate"].rjust(12)}
     room = columns - len(_BETWEEN.join(parts.values())) - len(_BETWEEN)
     if room >= _LEAST_BAR:
-        parts = {"bar": _bar(state, min(room, _MOST_BAR)), **parts}
+        parts = {
+            "bar": bar_text(state.here_bytes, max(state.n_bytes, 1), min(room, _MOST_BAR)),
+            **parts,
+        }
     for name in ("files", "rate", "left"):
         if len(_BETWEEN.join(parts.values())) > columns:
             del parts[name]
     return _BETWEEN.join(parts.values()).strip()
-
-
-def _bar(state: FilesState, columns: int) -> str:
-    from rich.console import Console
-    from rich.progress_bar import ProgressBar
-
-    # the stream for its encoding alone
-    console = Console(stderr=True, width=columns, color_system=None)
-    with console.capture() as captured:
-        console.print(ProgressBar(max(state.n_bytes, 1), state.here_bytes, columns), end="")
-    return captured.get().ljust(columns)

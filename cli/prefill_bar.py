@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from localv4.cli.bar import bar_text, left_text
 from localv4.cli.output import Output
 
 if TYPE_CHECKING:
@@ -103,9 +104,7 @@ def _speed(task: "Task") -> str:
 def _left(task: "Task") -> str:
     if not task.speed or task.time_remaining is None:
         return ""
-    minutes, seconds = divmod(int(task.time_remaining), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"
+    return left_text(task.time_remaining)
 
 
 def _words(task: "Task") -> str:
@@ -125,16 +124,5 @@ def _bar_line(task: "Task", columns: int) -> str:
             del parts[name]
     if "bar" in parts:
         room = columns - len(_BETWEEN.join(parts.values())) + _LEAST_BAR
-        parts["bar"] = _bar(task, min(room, _MOST_BAR))
+        parts["bar"] = bar_text(task.completed, task.total, min(room, _MOST_BAR))
     return _BETWEEN.join(parts.values()).strip()
-
-
-def _bar(task: "Task", columns: int) -> str:
-    from rich.console import Console
-    from rich.progress_bar import ProgressBar
-
-    # the stream for its encoding alone
-    console = Console(stderr=True, width=columns, color_system=None)
-    with console.capture() as captured:
-        console.print(ProgressBar(task.total, task.completed, columns), end="")
-    return captured.get().ljust(columns)

@@ -62,6 +62,8 @@ def test_a_flipped_byte(repo, shard):
         shard,
         blob_of(repo.snapshot(COMMIT) / shard).name,
     )
+    assert damage.found is not None
+    assert damage.file.expected is not None
     assert damage.found != damage.file.expected
     assert (
         damage.reason
