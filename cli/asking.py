@@ -1,4 +1,4 @@
-"""A question before something is removed for good."""
+"""A question before something that takes long, or can't be undone."""
 
 import sys
 
@@ -8,8 +8,17 @@ from localv4.errors import InvalidInput
 __all__ = ["agrees"]
 
 
-def agrees(question: str, output: Output) -> bool:
-    """Ask in the terminal; anything but a yes is a no.
+def agrees(question: str, output: Output, *, usual: bool = False) -> bool:
+    """Ask in the terminal, and return whether the answer is a yes.
+
+    Parameters
+    ----------
+    question
+        What would be done.
+    output
+        Where to ask; not standard output, which is a command's result.
+    usual
+        What an empty line means; no line at all is always a no.
 
     Raises
     ------
@@ -17,7 +26,8 @@ def agrees(question: str, output: Output) -> bool:
         There is no terminal to ask in.
     """
     if sys.stdin is None or not sys.stdin.isatty():
-        raise InvalidInput("there is no terminal to ask in; give -y to remove without a question")
-    # not typer's own: it writes to standard output
-    output.note(f"{question} [y/N]", level=-1)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+        raise InvalidInput("there is no terminal to ask in; give -y to go on without a question")
+    answer = output.ask(f"{question} {'[Y/n]' if usual else '[y/N]'}")
+    if not answer.strip():
+        return usual and bool(answer)
+    return answer.strip().lower() in ("y", "yes")

@@ -12,8 +12,9 @@ from localv4.cli.names import complete_setting
 from localv4.cli.output import Output, one_line
 from localv4.cli.tables import Table
 from localv4.config_file import change_config
-from localv4.errors import InvalidInput
+from localv4.errors import InvalidInput, LocalV4Error
 from localv4.hub import cache_folder, is_offline, token_file
+from localv4.models import locate
 from localv4.settings import asked_tier, config_file, first_variable, load_settings
 from localv4.sizes import format_bytes
 
@@ -109,9 +110,20 @@ def _change(ctx: typer.Context, name: str, value: str | None, quiet: bool, verbo
     changed = change_config(file, name, value)
     now = "is not set" if value is None else f"is {value}"
     output.note(one_line(f"{name} {now} in {file}{'' if changed else ', as before'}"))
+    if name == "model" and value is not None and not _is_known(value):
+        output.warning(f"there is no model {value} here; localv4 list has those there are")
     source = load_settings().sources[name]
     if value is not None and source != str(file):
         output.warning(f"{source} is set too, and goes before config.toml")
+
+
+def _is_known(name: str) -> bool:
+    """Whether a name is a model's that is here, or could be fetched."""
+    try:
+        located = locate(name)
+    except LocalV4Error:
+        return False
+    return located.folder is not None or located.is_builtin or located.repo_id is not None
 
 
 def _existing(file: Path | None) -> Path:

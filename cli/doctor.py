@@ -76,7 +76,7 @@ def doctor(
     Examples
     --------
     localv4 doctor
-    localv4 doctor -m flash --memory 32GiB
+    localv4 doctor -m flash --memory 28GiB
     localv4 doctor -m pro --quick
     """
     flags: dict[str, object] = {"model": model, "memory": memory, "threads": threads}
@@ -206,7 +206,7 @@ def _print_row(name: str, row: "Estimate", about: str, output: Output) -> None:
 def _seconds(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 60:.1f} minutes" if seconds < 600 else f"{seconds / 60:.0f} minutes"
 
 
 def _print_gains(outlook: "Outlook", output: Output) -> None:

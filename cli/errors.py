@@ -25,6 +25,16 @@ from localv4.errors import LocalV4Error
 
 __all__ = ["describe"]
 
+# Of the library that checks values.
+_WORDS = {
+    "Value error, ": "",
+    "Input should be a valid number, unable to parse string as a number": "give a number",
+    "Input should be a valid integer, unable to parse string as an integer": "give a whole number",
+    "Input should be greater than or equal to": "give at least",
+    "Input should be less than or equal to": "give at most",
+    "Input should be greater than": "give more than",
+    "Input should be less than": "give less than",
+}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 
@@ -65,5 +75,9 @@ def _usage_sentence(error: typer.TyperException) -> str:
     if flag is not None and (known := getattr(error, "possibilities", None)):
         message = f"no such option: {flag}"
         hint = f"did you mean {difflib.get_close_matches(flag, known, 1, 0)[0]}? {hint}"
-    words = " ".join(message.replace("Value error, ", "").split()).rstrip(".")
+    if message.startswith("Got unexpected extra argument") and hint.startswith("see localv4 run"):
+        hint = "put the prompt in quotes"
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    words = " ".join(message.split()).rstrip(".")
     return f"{words[:1].lower()}{words[1:]}; {hint}"

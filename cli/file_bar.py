@@ -28,6 +28,11 @@ class FileBar:
     ----------
     output
         Where to.
+
+    Attributes
+    ----------
+    here_bytes
+        Bytes that are done.
     """
 
     def __init__(self, output: Output) -> None:
@@ -36,9 +41,11 @@ class FileBar:
         self._next_s = time.monotonic() + self._every_s
         self._received: deque[tuple[float, int]] = deque()
         self._told_of_others = False
+        self.here_bytes = 0
 
     def advance(self, state: FilesState) -> None:
         """Take how far it is."""
+        self.here_bytes = state.here_bytes
         if state.n_elsewhere and not self._told_of_others:
             self._told_of_others = True
             self._output.note(

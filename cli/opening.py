@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import localv4
 from localv4.cli.output import Output
-from localv4.errors import InvalidInput, ModelNotFound, OutOfBudget
-from localv4.models import resolve
+from localv4.errors import DamagedCheckpoint, InvalidInput, ModelNotFound, OutOfBudget
+from localv4.models import locate, resolve
 from localv4.settings import Settings
 from localv4.sizes import format_bytes
 
@@ -60,6 +60,8 @@ def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
             if not compiled:
                 _compile(settings, output, kept=cache_dir is not None)
             yield engine
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(_with_remedy(str(error), settings.model)) from None
     except OSError as error:
         # The compiler's cache names no file when it finds no room.
         if error.errno not in _NO_SPACE or error.filename:
@@ -68,6 +70,18 @@ def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
             f"there is no room for compiled kernels in {settings.cache_dir}; free some space, or "
             "let LOCALV4_CACHE_DIR name another folder"
         ) from None
+
+
+def _with_remedy(sentence: str, name: str | None) -> str:
+    """Say of a damaged model of the hub's how to get only what is damaged."""
+    located = locate(name)
+    if located.repo_id is None:
+        return sentence
+    what = sentence.rpartition("; ")[0] or sentence
+    return (
+        f"{what}; {located.next_step} fetches what is missing or cut short, and "
+        f"localv4 verify {located.name} finds other damage"
+    )
 
 
 def _plan_words(plan: "MemoryPlan") -> str:
@@ -83,7 +97,7 @@ def _compile(settings: Settings, output: Output, kept: bool) -> None:
     if not kept or settings.numerics != "trained":
         output.warning("compiling for this CPU; it takes about a minute")
         return
-    output.warning("compiling for this CPU, once; it takes about half a minute")
+    output.warning("compiling for this CPU, once; it takes about a minute")
     localv4.warm_up(lambda begun, count: output.progress(f"compiling: {begun} of {count}"))
 
 

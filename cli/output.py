@@ -192,6 +192,15 @@ class Output:
         self._break_lines()
         self._error(f"{_DIM}{text}{_PLAIN}\n" if self._color else f"{text}\n")
 
+    def ask(self, question: str) -> str:
+        """Write a question, however quiet, and return the line that answers it; empty for none."""
+        self._break_lines()
+        self._error(f"{question} ")
+        answer = sys.stdin.readline() if sys.stdin is not None else ""
+        if not answer.endswith("\n"):  # the terminal has shown no end of line
+            self._error("\n")
+        return answer
+
     def warning(self, text: str, log: bool = True) -> None:
         """Write a warning, unless quiet; without `log` where it holds a part of an answer."""
         if log:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -10,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from localv4.cli import options
+from localv4.cli.asking import agrees
 from localv4.cli.file_bar import FileBar
 from localv4.cli.names import complete_repo
 from localv4.cli.output import Output, one_line
-from localv4.cli.stopping import stoppable
+from localv4.cli.stopping import Stopped, stoppable
 from localv4.errors import InvalidInput
 from localv4.hub import HubBusy, cache_folder, describe, is_offline
 from localv4.models import Located, locate
@@ -127,11 +127,17 @@ def _fetch(plan: PullPlan, yes: bool, output: Output) -> bool:
     """Fetch what is missing; returns False if that is not wanted."""
     if plan.is_complete:
         output.note(f"all of {plan.repo.repo_id} is here, {format_bytes(plan.n_bytes)}")
-    elif not yes and not _agrees(plan, output):
+    elif not yes and not agrees(f"fetch {format_bytes(plan.fetch_bytes)}?", output, usual=True):
         return False
     bar = FileBar(output)
     try:
         fetch(plan, bar.advance)
+    except (KeyboardInterrupt, Stopped):
+        here, all_of_it = bar.here_bytes or plan.here_bytes, format_bytes(plan.n_bytes)
+        output.note(
+            f"stopped; {format_bytes(here)} of {all_of_it} are kept: the same command goes on there"
+        )
+        raise
     finally:
         output.clear_progress()
     return True
@@ -141,15 +147,6 @@ def _fulfilled(plan: PullPlan) -> PullPlan:
     """Return the plan as it is once all is here."""
     whole = (replace(file, here_bytes=file.remote.n_bytes, is_whole=True) for file in plan.files)
     return replace(plan, files=tuple(whole))
-
-
-def _agrees(plan: PullPlan, output: Output) -> bool:
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise InvalidInput("there is no terminal to ask in; give -y to fetch without a question")
-    # not typer's own: it writes to standard output
-    output.note(f"fetch {format_bytes(plan.fetch_bytes)}? [Y/n]", level=-1)
-    answer = sys.stdin.readline()
-    return bool(answer) and answer.strip().lower() in ("", "y", "yes")
 
 
 def _show(plan: PullPlan, dry_run: bool, output: Output) -> None:

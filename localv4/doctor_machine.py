@@ -143,7 +143,7 @@ def check_cache(folder: Path) -> Finding:
             path=str(folder),
         )
     compiled = kernels_are_cached()
-    words = "kernels compiled" if compiled else "kernels not compiled yet (half a minute, once)"
+    words = "kernels compiled" if compiled else "kernels not compiled yet (about a minute, once)"
     return ok(
         "cache folder",
         f"{folder}, {format_bytes(free)} free, {words}",

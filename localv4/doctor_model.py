@@ -68,7 +68,8 @@ def check_absent(inventory: Inventory, is_here: bool) -> Finding:
         n_bytes, folder = inventory.body.nbytes, hub_folder()
         words = f"not downloaded; it would take {format_bytes(n_bytes)}, and the hub's cache"
     free = shutil.disk_usage(_nearest_folder(folder)).free
-    fits = "" if n_bytes < free else ", too little for it"
+    short = "" if is_here else "; HF_HOME=/other/disk moves the cache"
+    fits = "" if n_bytes < free else f", too little for it{short}"
     return note(
         "checkpoint",
         f"{words} is on a disk with {format_bytes(free)} free{fits}",

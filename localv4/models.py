@@ -198,7 +198,9 @@ def _user_folder(name: str, path: Path) -> Located:
             f"{name} cannot be opened ({error.strerror}); check the path and who may read it"
         ) from None
     if not stat.S_ISDIR(found.st_mode):
-        raise ModelNotFound(f"{name} is a file; name the checkpoint's folder, {path.parent}")
+        holds = os.path.isfile(path.parent / _CONFIG)  # noqa: PTH113 (false where it can't be read)
+        such = f", {path.parent}" if holds else ""
+        raise ModelNotFound(f"{name} is a file; name a checkpoint's folder{such}")
     return Located(name, path)
 
 

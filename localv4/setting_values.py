@@ -69,6 +69,13 @@ def _model(value: object) -> str:
     return _text(value)
 
 
+def _budget(value: object) -> int:
+    n_bytes = _size(value)
+    if n_bytes < _LEAST_BUDGET_BYTES:
+        raise InvalidInput(f"{shown(value)} is {n_bytes} bytes; for {n_bytes} GiB say {n_bytes}GiB")
+    return n_bytes
+
+
 def _size(value: object) -> int:
     return parse_bytes(cast(int | str, value))
 
@@ -92,10 +99,11 @@ def _choice(*choices: str) -> Callable[[object], str]:
     return parse
 
 
+_LEAST_BUDGET_BYTES = 2**20  # Python alone takes more: a unit was forgotten
 _PARSERS: Mapping[str, Callable[[object], object]] = MappingProxyType(
     {
         "model": _model,
-        "memory": _size,
+        "memory": _budget,
         "threads": _count,
         "context": _count,
         "numerics": _choice("trained", "float32"),

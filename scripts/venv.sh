@@ -40,7 +40,7 @@ install_venv() {
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         base=$(find_python) || venv_fail \
             "Python 3.11 or newer is needed and none was found; install one, or name it: PYTHON=/path/to/python3.11 $0"
-        echo "localv4: making $venv (once; a few minutes on a slow connection) ..." >&2
+        echo "localv4: making $venv and installing NumPy, Numba and others (once; a minute, more on a slow connection) ..." >&2
         made=yes
         # An interrupted first install leaves nothing behind.
         trap 'rm -rf "$venv"' EXIT
@@ -64,6 +64,7 @@ install_venv() {
         venv_fail "the install failed; check the connection and the disk, then run this again"
     fi
     stamp_text "$venv_group" >"$venv/.localv4-$venv_group"
+    [ "$made" = no ] || echo "localv4: done; it is $venv/bin/localv4, too" >&2
     [ "$made" = no ] || trap - EXIT INT TERM
 }
 

@@ -40,6 +40,14 @@ os.environ["LOCALV4_CONFIG"] = str(ROOT / ".cache" / "tests" / "no-config.toml")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+# Modules with tests of a minute and more: begun first, or one core would wait for the other.
+LONGEST = ("test_long_context", "test_loops", "test_tiers", "test_goldens", "test_docs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder of goldens, or skip."""

@@ -64,6 +64,7 @@ def test_file_may_give_bytes_as_a_number(config):
         ("zzz = 1", "known are model, memory"),
         ('memory = "lots"', "not a size"),
         ("memory = 0", "above zero"),
+        ("memory = 24", "24 is 24 bytes; for 24 GiB say 24GiB"),
         ("memory = true", "not a size"),
         ('session_limit = "0"', "above zero"),
         ("memory = [1]", "not a size"),

@@ -66,6 +66,13 @@ def test_the_path_alone_is_for_scripts(command, file):
     assert command("config", "--path").out == f"{file}\n"
 
 
+def test_a_model_that_is_nowhere_is_warned_of(command, file):
+    result = command("config", "set", "model", "flahs")
+    assert result.code == 0
+    assert "there is no model flahs here; localv4 list has those there are" in result.err
+    assert "there is no model" not in command("config", "set", "model", "flash").err
+
+
 def test_set_and_unset_change_the_file(command, monkeypatch, file):
     result = command("config", "set", "memory", "24GiB")
     assert (result.code, result.out) == (0, "")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -257,6 +258,7 @@ def test_a_signal_ends_it_soon_and_keeps_all(hub, tmp_path, number, model):
     assert process.returncode == 128 + number
     assert out == ""
     assert "Traceback" not in err
+    assert re.search(r"stopped; .+ of .+ are kept: the same command goes on there\n$", err)
     assert 50_000 in partial_sizes(home)
     hub.faults.clear()
     again = start(hub, home, "-y", "-q")
