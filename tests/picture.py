@@ -21,7 +21,7 @@ from tests.terminal import in_terminal
 
 __all__ = ["SHOWN", "TARGET"]
 
-SHOWN = ("localv4 doctor -m flash --memory 20GiB --disk-gb-s 3.5",)
+SHOWN = ("localv4 doctor -m flash --memory 120GiB --disk-gb-s 3.5",)
 TARGET = Path(__file__).parents[1] / "docs" / "terminal.svg"
 _COLUMNS = 88
 _FONTS = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
@@ -56,7 +56,8 @@ def _output(command: str) -> str:
             if not name.startswith(("HF_", "LOCALV4_"))
         }
         environment |= {"HOME": home, "TERM": "xterm-256color", "LOCALV4_CACHE_DIR": cache}
-        environment["PYTHONPATH"] = str(TARGET.parents[1])
+        paths = [str(TARGET.parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         code, shown = in_terminal(
             [sys.executable, "-P", "-m", "localv4", *arguments],
             environment,
