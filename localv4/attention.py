@@ -21,7 +21,8 @@ from localv4.kernels.kv_rows import decode_entry
 from localv4.kernels.launch import Program, Task
 from localv4.kernels.matmul import Lanes, Matrix, arrange, multiply
 from localv4.kernels.norm import record_rms_norm
-from localv4.kv_cache import LayerCache, entry_bytes
+from localv4.kv_cache import LayerCache
+from localv4.kv_sizes import entry_bytes
 from localv4.step import Step
 from localv4.weights import AttentionWeights
 from localv4.workspace import Workspace

@@ -32,8 +32,8 @@ from localv4.experts import MappedExperts
 from localv4.fingerprint import fingerprint
 from localv4.generate import Generation, default_stop_ids, generate
 from localv4.kernels.threads import choose_threads, computing
-from localv4.kv_cache import kv_bytes
 from localv4.kv_ledger import KVLedger
+from localv4.kv_sizes import kv_bytes
 from localv4.limits import resident
 from localv4.memory import MemoryPlan, make_plan
 from localv4.model import Model

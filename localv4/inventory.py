@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from localv4.checkpoint import Checkpoint
 from localv4.config import LayerKind, ModelConfig
-from localv4.kv_cache import entry_bytes, key_bytes
+from localv4.kv_sizes import entry_bytes, key_bytes
 from localv4.tensors import (
     ExpertFormat,
     ScaleDtype,

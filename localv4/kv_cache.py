@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 
 from localv4.config import ModelConfig
 from localv4.kernels.matmul import aligned
-from localv4.rows import Block, Rows, RowsMark, rows_bytes
+from localv4.kv_sizes import (
+    ALIGNMENT,
+    ID_BYTES,
+    entry_bytes,
+    fixed_layer_bytes,
+    ratios,
+    row_sizes,
+    state_shapes,
+)
+from localv4.rows import Block, Rows, RowsMark
 from localv4.sizes import up
 
 __all__ = [
@@ -29,69 +38,11 @@ __all__ = [
     "KVCache",
     "KVMark",
     "LayerCache",
-    "entry_bytes",
-    "key_bytes",
-    "kv_bytes",
 ]
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
-_ALIGNMENT = 64
-_ID_BYTES = 4
-
-
-def entry_bytes(config: ModelConfig, trained: bool) -> int:
-    """Return the bytes of one window or compressed entry."""
-    if not trained:
-        return 4 * config.head_dim
-    plain = config.head_dim - config.qk_rope_head_dim
-    scales = -(-(plain // 64) // 8) * 8
-    return plain + 2 * config.qk_rope_head_dim + scales
-
-
-def key_bytes(config: ModelConfig, trained: bool) -> int:
-    """Return the bytes of one index key."""
-    if not trained:
-        return 4 * config.index_head_dim
-    return config.index_head_dim // 2 + config.index_head_dim // 32
-
-
-def _ratios(config: ModelConfig, mtp: bool) -> tuple[int, ...]:
-    """Return the ratios of all layers; the MTP block's is the last."""
-    return (*config.compress_ratios, 0) if mtp else tuple(config.compress_ratios)
-
-
-def _row_sizes(config: ModelConfig, ratio: int, trained: bool) -> list[int]:
-    """Return the bytes of a row of what grows in a layer of this ratio."""
-    sizes = [entry_bytes(config, trained)] if ratio else []
-    return [*sizes, key_bytes(config, trained)] if ratio == 4 else sizes
-
-
-def _state_shapes(config: ModelConfig, ratio: int) -> list[tuple[int, int]]:
-    """Return the shapes of the compressor states; ratio 4 overlaps, so it has twice the slots."""
-    coff = 2 if ratio == 4 else 1
-    widths = [config.head_dim, config.index_head_dim] if ratio == 4 else [config.head_dim]
-    return [(coff * ratio, coff * width) for width in widths] if ratio else []
-
-
-def _fixed_bytes(config: ModelConfig, ratio: int, trained: bool) -> int:
-    """Return the bytes of a layer's fixed state."""
-    total = up(config.sliding_window * entry_bytes(config, trained), _ALIGNMENT)
-    return total + sum(2 * up(4 * math.prod(s), _ALIGNMENT) for s in _state_shapes(config, ratio))
-
-
-def kv_bytes(config: ModelConfig, n_tokens: int, trained: bool, mtp: bool = False) -> int:
-    """Return the bytes that the KV state of a sequence takes.
-
-    The fixed state counts twice: a chunk that fails is taken back to what was before it.
-    """
-    total = rows_bytes(n_tokens, _ID_BYTES)
-    for ratio in _ratios(config, mtp):
-        total += 2 * _fixed_bytes(config, ratio, trained)
-        for size in _row_sizes(config, ratio, trained):
-            total += rows_bytes(n_tokens // ratio, size)
-    return total
 
 
 class _Carver:
@@ -102,7 +53,7 @@ class _Carver:
 
     def take(self, n_bytes: int) -> U8:
         """Return the next bytes, uint8 [n_bytes]."""
-        taken, self._memory = self._memory[:n_bytes], self._memory[up(n_bytes, _ALIGNMENT) :]
+        taken, self._memory = self._memory[:n_bytes], self._memory[up(n_bytes, ALIGNMENT) :]
         return taken
 
 
@@ -162,7 +113,7 @@ class LayerCache:
         context
             Most tokens.
         """
-        memory = np.zeros(_fixed_bytes(config, ratio, trained), np.uint8)
+        memory = np.zeros(fixed_layer_bytes(config, ratio, trained), np.uint8)
         cache = cls.carved(config, ratio, trained, context, _Carver(memory))
         cache.clear()
         return cache
@@ -174,8 +125,8 @@ class LayerCache:
         """Return the same in the next of some memory; not cleared."""
         size = entry_bytes(config, trained)
         window = memory.take(config.sliding_window * size).reshape(-1, size)
-        states = [CompressorState.carved(memory, s) for s in _state_shapes(config, ratio)]
-        rows = [Rows(size, context // ratio) for size in _row_sizes(config, ratio, trained)]
+        states = [CompressorState.carved(memory, s) for s in state_shapes(config, ratio)]
+        rows = [Rows(size, context // ratio) for size in row_sizes(config, ratio, trained)]
         entries, keys = (*rows, None, None)[:2]
         compressor, key_compressor = (*states, None, None)[:2]
         return cls(ratio, window, entries, compressor, keys, key_compressor)
@@ -268,14 +219,14 @@ class KVCache:
     """
 
     def __init__(self, config: ModelConfig, trained: bool, mtp: bool, context: int) -> None:
-        ratios = _ratios(config, mtp)
-        size = sum(_fixed_bytes(config, ratio, trained) for ratio in ratios)
+        layer_ratios = ratios(config, mtp)
+        size = sum(fixed_layer_bytes(config, ratio, trained) for ratio in layer_ratios)
         self.fixed, self._before = (aligned((size,), np.uint8) for _ in range(2))
         memory = _Carver(self.fixed)
         self.layers = tuple(
-            LayerCache.carved(config, ratio, trained, context, memory) for ratio in ratios
+            LayerCache.carved(config, ratio, trained, context, memory) for ratio in layer_ratios
         )
-        self._ids = Rows(_ID_BYTES, context)
+        self._ids = Rows(ID_BYTES, context)
         self.growing = (self._ids, *(rows for layer in self.layers for rows in layer.growing))
         self.ratios = (1, *(layer.ratio for layer in self.layers for _ in layer.growing))
         self.hidden_columns = config.hc_mult * config.hidden_size

@@ -20,7 +20,7 @@ from localv4.indexer import scoring_bytes
 from localv4.inventory import Inventory, take_inventory
 from localv4.kernels._jit import kernels_are_cached
 from localv4.kernels.attention import attend_scratch_shapes
-from localv4.kv_cache import kv_bytes
+from localv4.kv_sizes import kv_bytes
 from localv4.limits import available_bytes, resident
 from localv4.sizes import format_bytes
 from localv4.streaming import fewest_slots

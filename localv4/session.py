@@ -18,8 +18,9 @@ from localv4.checks import choice, integer_array
 from localv4.errors import ContextOverflow, InvalidInput
 from localv4.feeding import draft, feed
 from localv4.history import History
-from localv4.kv_cache import KVCache, KVMark, kv_bytes
+from localv4.kv_cache import KVCache, KVMark
 from localv4.kv_ledger import KVLedger
+from localv4.kv_sizes import kv_bytes
 from localv4.model import Model
 from localv4.mtp import MtpBlock
 from localv4.session_state import (

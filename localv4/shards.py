@@ -137,8 +137,9 @@ def _read_header(file: BinaryIO, size: int, path: Path) -> tuple[dict[str, Any],
 
 
 def _tensors(header: dict[str, Any], path: Path, start: int, size: int) -> dict[str, TensorInfo]:
+    file_name = path.name
     tensors = {
-        name: _tensor(name, entry, path, start, size)
+        name: _tensor(name, entry, path, file_name, start, size)
         for name, entry in header.items()
         if name != "__metadata__"
     }
@@ -146,7 +147,9 @@ def _tensors(header: dict[str, Any], path: Path, start: int, size: int) -> dict[
     return tensors
 
 
-def _tensor(name: str, entry: object, path: Path, start: int, size: int) -> TensorInfo:
+def _tensor(
+    name: str, entry: object, path: Path, file_name: str, start: int, size: int
+) -> TensorInfo:
     """Check one header entry against the file."""
     refuse_impossible_name(name, path)
     if not isinstance(entry, dict):
@@ -169,7 +172,7 @@ def _tensor(name: str, entry: object, path: Path, start: int, size: int) -> Tens
         raise _bad_entry(
             path, name, f"of dtype {dtype} and shape {shown(shape)} has {end - begin:,} bytes"
         )
-    return TensorInfo(name, dtype, tuple(shape), path.name, start + begin, end - begin)
+    return TensorInfo(name, dtype, tuple(shape), file_name, start + begin, end - begin)
 
 
 def _bad_entry(path: Path, name: str, what: str) -> DamagedCheckpoint:
@@ -178,9 +181,13 @@ def _bad_entry(path: Path, name: str, what: str) -> DamagedCheckpoint:
 
 def _are_counts(values: object) -> TypeGuard[list[int]]:
     """Whether `values` is a list of integers from 0 to 2**63 (a JSON true is not one)."""
-    return isinstance(values, list) and all(
-        type(value) is int and 0 <= value < 2**63 for value in values
-    )
+    if not isinstance(values, list):
+        return False
+    # a loop: a checkpoint has 69,187 tensors, and `all` takes twice as long
+    for value in values:  # noqa: SIM110
+        if type(value) is not int or not 0 <= value < 2**63:
+            return False
+    return True
 
 
 def _refuse_overlaps(tensors: Iterable[TensorInfo], path: Path) -> None:

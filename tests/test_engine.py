@@ -19,7 +19,7 @@ from localv4.errors import (
     OutOfBudget,
     UnsupportedModel,
 )
-from localv4.kv_cache import kv_bytes
+from localv4.kv_sizes import kv_bytes
 from localv4.session import Session
 from localv4.synthetic import synthesise
 

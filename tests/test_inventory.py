@@ -4,7 +4,7 @@ import pytest
 
 from localv4.checkpoint import Checkpoint
 from localv4.inventory import Part, kv_bytes_per_token, take_inventory
-from localv4.kv_cache import entry_bytes
+from localv4.kv_sizes import entry_bytes
 from localv4.synthetic_config import Preset
 from tests.released import released_config
 from tests.small_checkpoints import make_small

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from localv4.errors import OutOfBudget
-from localv4.kv_cache import KVCache, KVMark, entry_bytes, key_bytes, kv_bytes
+from localv4.kv_cache import KVCache, KVMark
 from localv4.kv_ledger import KVLedger
+from localv4.kv_sizes import entry_bytes, key_bytes, kv_bytes
 from localv4.limits import resident
 from tests.released import released_config
 

@@ -65,7 +65,7 @@ def test_refusals(command, checkpoint, tmp_path):
     assert command("show", str(tmp_path / "nothing" / "here.json")).code == 3
     assert command("show", str(checkpoint), "-m", "x").code == 2
     shard = next(checkpoint.glob("*.safetensors"))
-    assert "name the checkpoint's folder" in command("show", str(shard)).err
+    assert "name a checkpoint's folder, " in command("show", str(shard)).err
 
 
 def rows_of(out: str) -> dict[str, str]:
