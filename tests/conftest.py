@@ -54,3 +54,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no goldens: {SHARED} is not there")
     return SHARED
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the hub's cache of a test, not there yet."""
+    folder = tmp_path / "home" / "hub"
+    folder.parent.mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    return folder

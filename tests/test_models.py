@@ -12,12 +12,7 @@ from localv4.models import BUILTIN, builtin_folder, locate, resolve
 from tests.cached_models import COMMIT, FLASH, OLDER, put
 from tests.small_checkpoints import make_small, shard_of
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    """The hub's cache, not there yet."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    return Path(tmp_path / "hub")
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")

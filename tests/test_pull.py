@@ -42,12 +42,6 @@ def hub(monkeypatch, tmp_path, model):
         yield hub
 
 
-@pytest.fixture
-def cache(tmp_path) -> Path:
-    folder: Path = tmp_path / "home/hub"
-    return folder
-
-
 def planned(cache, draft=False) -> PullPlan:
     return make_plan(describe(REPO), cache, draft)
 

@@ -55,12 +55,6 @@ def hub(monkeypatch, tmp_path):
         yield hub
 
 
-@pytest.fixture
-def cache(tmp_path) -> Path:
-    folder: Path = tmp_path / "home/hub"
-    return folder
-
-
 def plan_of(hub, cache, folder, draft=False, **rest):
     hub.add(REPO, folder, **rest)
     return make_plan(describe(REPO), cache, draft)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -15,10 +14,7 @@ from tests.small_checkpoints import shard_of
 RATES = CpuRates(20e9, 17e9, 16e9, 18e9, 2e11)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    return Path(tmp_path / "hub")
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

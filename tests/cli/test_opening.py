@@ -2,16 +2,8 @@
 
 import os
 
-import pytest
-
 from tests.cached_models import put
 from tests.small_checkpoints import shard_of
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
 
 
 def test_a_shard_that_is_cut_short(command, cache, checkpoint):

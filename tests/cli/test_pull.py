@@ -44,12 +44,6 @@ def hub(monkeypatch, tmp_path, model):
 
 
 @pytest.fixture
-def cache(tmp_path) -> Path:
-    folder: Path = tmp_path / "home/hub"
-    return folder
-
-
-@pytest.fixture
 def own(model, tmp_path) -> Path:
     """Return a copy of the checkpoint to change."""
     folder: Path = tmp_path / "own"
@@ -160,8 +154,7 @@ def test_a_disk_that_fills_up(hub, cache, command, monkeypatch):
     assert (result.code, "10 B free" in result.out) == (4, True)
 
 
-def test_what_cannot_be_written(hub, cache, command, tmp_path):
-    cache.parent.mkdir()
+def test_what_cannot_be_written(hub, cache, command):
     cache.write_text("no folder")
     refused(command("pull", "flash", "-y"), 1, "can't be written", "HF_HOME")
 

@@ -1,17 +1,12 @@
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from tests.cached_models import COMMIT, FLASH, put
 from tests.small_checkpoints import make_small, shard_of
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    return Path(tmp_path / "hub")
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_a_folder(command, checkpoint):

@@ -15,11 +15,7 @@ from localv4.settings import environment_with
 from tests.cached_models import COMMIT, put, write_metadata
 from tests.small_checkpoints import shard_of
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
-    return Path(tmp_path / "home" / "hub")
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
