@@ -71,6 +71,11 @@ class Page:
         return _FENCE.sub("", self.text)
 
     @property
+    def spans(self) -> list[str]:
+        """What is set as code in the prose."""
+        return [span.replace(r"\|", "|") for span in _SPAN.findall(self.prose)]
+
+    @property
     def typed(self) -> Iterator[str]:
         """Every line that begins with localv4, in blocks and in the prose."""
         lines = [step.text for step in self.steps if isinstance(step, Command)]

@@ -35,6 +35,14 @@ NOT_RUN = {
     "scripts/check": "CI runs it before the tests",
     "python -m tests.": "made by hand; tests/test_docs.py sees that the module is there",
 }
+# In running text, and not run as it stands there.
+NOT_WHOLE = {
+    "localv4 bench": "names a table of commands",
+    "localv4 bench kernels": "takes minutes; tests/cli/test_bench.py runs it with small sizes",
+    "localv4 rm flash": "asks in a terminal; models.md has it with -y",
+    "localv4 run --raw": "wants a prompt; README.md has it with one",
+    "localv4 run -v": "wants a prompt; troubleshooting.md has it with one",
+}
 OTHER_FLAGS = {"--local-dir": "of hf download"}
 
 _PLACEHOLDER = re.compile(r"[A-Z]+(\.\.\.)?|\.\.\.|\[[A-Z]+\]")
@@ -72,6 +80,30 @@ def test_commands_do_what_the_page_says(page: Page, hub: LoopbackHub, tmp_path: 
         if complaint is not None:
             wrong.append(f"{page.path.name}:{step.line}: {step.text.strip()}\n  {complaint}")
     assert not wrong, "\n".join(wrong)
+
+
+def commands_in_text() -> list[str]:
+    """Return the whole commands that stand in running text and in no block."""
+    blocks = {step.text.strip() for page in RUN for step in page.steps}
+    found = {
+        span
+        for page in RUN
+        for span in page.spans
+        if span.startswith("localv4 ") and not any(map(_PLACEHOLDER.fullmatch, span.split()))
+    }
+    return sorted(found - blocks)
+
+
+def test_commands_in_running_text(hub: LoopbackHub, tmp_path: Path) -> None:
+    commands = commands_in_text()
+    assert len(commands) > 8
+    assert {*NOT_WHOLE} <= {*commands}
+    reader = Reader.at(tmp_path, hub)
+    wrong = {}
+    for line in ["localv4 pull flash -y", *commands]:
+        if line not in NOT_WHOLE:
+            wrong[line] = reader.run(Command(line, 0, 0))
+    assert not {line: what for line, what in wrong.items() if what is not None}
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.path.name)
