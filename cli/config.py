@@ -120,10 +120,10 @@ def _change(ctx: typer.Context, name: str, value: str | None, quiet: bool, verbo
 def _is_known(name: str) -> bool:
     """Whether a name is a model's that is here, or could be fetched."""
     try:
-        located = locate(name)
+        locate(name)
     except LocalV4Error:
         return False
-    return located.folder is not None or located.is_builtin or located.repo_id is not None
+    return True
 
 
 def _existing(file: Path | None) -> Path:

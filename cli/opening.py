@@ -61,7 +61,7 @@ def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
                 _compile(settings, output, kept=cache_dir is not None)
             yield engine
     except DamagedCheckpoint as error:
-        raise DamagedCheckpoint(_with_remedy(str(error), settings.model)) from None
+        raise DamagedCheckpoint(_with_remedy(str(error), settings.model)) from error
     except OSError as error:
         # The compiler's cache names no file when it finds no room.
         if error.errno not in _NO_SPACE or error.filename:

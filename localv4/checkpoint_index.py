@@ -50,10 +50,8 @@ class Listing:
     total_bytes: int | None
     opened: Mapping[str, Shard]
 
-    def shards(self, draft: bool) -> tuple[str, ...]:
-        """Return the files to have, sorted: with `draft` also those with nothing but ``mtp.*``."""
-        if draft:
-            return tuple(sorted(set(self.shard_of.values())))
+    def body_shards(self) -> tuple[str, ...]:
+        """Return the files with anything but ``mtp.*``, sorted: answers need all of them."""
         return tuple(sorted({file for name, file in self.shard_of.items() if not is_draft(name)}))
 
     def draft_shards(self) -> tuple[str, ...]:

@@ -14,12 +14,13 @@ from localv4.config_fields import Fields
 from localv4.errors import ModelNotFound, UnsupportedModel
 from localv4.untrusted import parse_object, read_object
 
-__all__ = ["LayerKind", "ModelConfig", "RopeScaling"]
+__all__ = ["CONFIG_LIMIT_BYTES", "CONFIG_NAME", "LayerKind", "ModelConfig", "RopeScaling"]
 
 LayerKind = Literal["sliding", "csa", "hca"]
 
 _KINDS: dict[int, LayerKind] = {0: "sliding", 4: "csa", 128: "hca"}
-_CONFIG_LIMIT_BYTES = 4 * 2**20
+CONFIG_NAME = "config.json"
+CONFIG_LIMIT_BYTES = 4 * 2**20
 _BLOCK = 128  # columns that share an activation scale and a weight scale
 
 # Limits far above any release; they keep a hostile config from asking for absurd work.
@@ -144,8 +145,8 @@ class ModelConfig:
         DamagedCheckpoint, UnsupportedModel
             As :meth:`from_json`.
         """
-        file = Path(path) / "config.json"
-        values = read_object(file, _CONFIG_LIMIT_BYTES)
+        file = Path(path) / CONFIG_NAME
+        values = read_object(file, CONFIG_LIMIT_BYTES)
         if values is None:
             raise ModelNotFound(
                 f"{path} holds no config.json; name the folder of a DeepSeek-V4 checkpoint"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from localv4.checkpoint_index import INDEX_NAME, SINGLE_NAME, list_tensors
+from localv4.config import CONFIG_NAME
 from localv4.errors import LocalV4Error
 
 __all__ = [
@@ -43,7 +44,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _STORE = "blobs"
 _STORED = re.compile(r"[0-9a-f]{64}")
 _REF_LIMIT_BYTES = 100
-_FIRST_NEEDED = "config.json"
 _LEAST_DIGITS = 7  # of a commit, as git shows it
 _MANY_FILES = 100_000  # a folder of more is no repo's
 
@@ -181,8 +181,8 @@ def missing_files(snapshot: Path) -> tuple[str, ...]:
 
 def contents_of(snapshot: Path) -> Contents:
     """Look at what a checkpoint's folder has; see :func:`missing_files`."""
-    if not (snapshot / _FIRST_NEEDED).is_file():
-        return Contents(0, (_FIRST_NEEDED,), "none")
+    if not (snapshot / CONFIG_NAME).is_file():
+        return Contents(0, (CONFIG_NAME,), "none")
     if not (snapshot / INDEX_NAME).is_file() and not (snapshot / SINGLE_NAME).is_file():
         return Contents(0, (INDEX_NAME,), "none")
     try:
@@ -191,7 +191,7 @@ def contents_of(snapshot: Path) -> Contents:
         # a single file is there, whatever is in it
         is_index = (snapshot / INDEX_NAME).is_file()
         return Contents(0, (INDEX_NAME,), "none") if is_index else Contents(1, (), "none")
-    shards, of_draft = listing.shards(draft=False), listing.draft_shards()
+    shards, of_draft = listing.body_shards(), listing.draft_shards()
     has_draft = all((snapshot / shard).is_file() for shard in of_draft)
     return Contents(
         len(shards),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from localv4.aliases import alias_of
+from localv4.config import CONFIG_LIMIT_BYTES, CONFIG_NAME
 from localv4.errors import LocalV4Error
 from localv4.hub import cache_folder as hub_folder
 from localv4.hub_cache import (
@@ -26,7 +27,6 @@ from localv4.untrusted import read_object
 
 __all__ = ["Inhabitants", "Installed", "find_installed", "is_v4", "kind_of"]
 
-_CONFIG_LIMIT_BYTES = 4 * 2**20
 _MODEL_TYPE = "deepseek_v4"
 
 
@@ -137,7 +137,7 @@ def _commits(repo: CachedRepo) -> Iterator[Installed]:
     name = alias_of(repo.repo_id) or repo.repo_id
     seen = {commit: contents_of(repo.snapshot(commit)) for commit in repo.commits}
     if not seen:
-        absent = Contents(0, ("config.json",), "none")
+        absent = Contents(0, (CONFIG_NAME,), "none")
         when = _modified_s(repo.folder)
         yield Installed(
             name, repo.repo_id, None, (), repo.folder, "", "none", absent, 0, partial_bytes, when
@@ -192,7 +192,7 @@ def _model_type(folder: Path) -> object:
 def _config(folder: Path) -> dict[str, Any] | None:
     """Return a folder's config.json; what is damaged counts as not there."""
     with contextlib.suppress(LocalV4Error):
-        return read_object(folder / "config.json", _CONFIG_LIMIT_BYTES)
+        return read_object(folder / CONFIG_NAME, CONFIG_LIMIT_BYTES)
     return None
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localv4.aliases import ALIASES, alias_of, find_alias
+from localv4.config import CONFIG_NAME
 from localv4.errors import InvalidInput, ModelNotFound, OutOfBudget
 from localv4.hub import cache_folder as hub_folder
 from localv4.hub_cache import CachedRepo, Contents, contents_of, find_repo
@@ -28,7 +29,6 @@ BUILTIN = "built-in"
 
 # Part of the folder's name: raised when the recipe below changes, so that nobody keeps an old one.
 _BUILTIN_RECIPE = 2
-_CONFIG = "config.json"
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"{_PART}/{_PART}")
 
@@ -144,7 +144,7 @@ def locate(name: str | None) -> Located:
         raise ModelNotFound("the name of the model is empty; name a checkpoint's folder")
     # Not Path.expanduser: of an unknown user it makes a RuntimeError.
     path = Path(os.path.expanduser(name))  # noqa: PTH111
-    if os.path.isfile(path / _CONFIG):  # noqa: PTH113 (false where it can't be read)
+    if os.path.isfile(path / CONFIG_NAME):  # noqa: PTH113 (false where it can't be read)
         return Located(name, path)
     if name == BUILTIN:
         return _located_builtin()
@@ -198,7 +198,7 @@ def _user_folder(name: str, path: Path) -> Located:
             f"{name} cannot be opened ({error.strerror}); check the path and who may read it"
         ) from None
     if not stat.S_ISDIR(found.st_mode):
-        holds = os.path.isfile(path.parent / _CONFIG)  # noqa: PTH113 (false where it can't be read)
+        holds = os.path.isfile(path.parent / CONFIG_NAME)  # noqa: PTH113 (false where it can't be read)
         such = f", {path.parent}" if holds else ""
         raise ModelNotFound(f"{name} is a file; name a checkpoint's folder{such}")
     return Located(name, path)
@@ -237,4 +237,4 @@ def _builtin(say: Callable[[str], None]) -> Path:
 
 def _is_made(folder: Path) -> bool:
     # A model appears whole or not at all; an empty folder in its place is filled.
-    return os.path.isfile(folder / _CONFIG)  # noqa: PTH113 (false where it can't be read)
+    return os.path.isfile(folder / CONFIG_NAME)  # noqa: PTH113 (false where it can't be read)

@@ -11,10 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from localv4.checkpoint_index import INDEX_NAME
+from localv4.config import CONFIG_NAME
 from localv4.errors import InvalidInput, OutOfBudget
 from localv4.hub import RemoteFile, RemoteRepo
 from localv4.hub_cache import repo_folder
-from localv4.remote_checkpoint import CONFIG_NAME, is_whole, places, read_checkpoint
+from localv4.remote_checkpoint import is_whole, places, read_checkpoint
 from localv4.sizes import format_bytes
 
 __all__ = ["PlannedFile", "PullPlan", "make_plan", "partial_of"]

@@ -18,16 +18,13 @@ from localv4.checkpoint_index import (
     listing_of_index,
 )
 from localv4.checksums import checksum
-from localv4.config import ModelConfig
+from localv4.config import CONFIG_LIMIT_BYTES, CONFIG_NAME, ModelConfig
 from localv4.errors import DamagedCheckpoint, UnsupportedModel
 from localv4.hub import RemoteFile, RemoteRepo, open_stream, patiently
 from localv4.untrusted import parse_object
 
-__all__ = ["CONFIG_NAME", "RemoteCheckpoint", "is_whole", "places", "read_checkpoint"]
+__all__ = ["RemoteCheckpoint", "is_whole", "places", "read_checkpoint"]
 
-CONFIG_NAME = "config.json"
-
-_CONFIG_LIMIT_BYTES = 4 * 2**20
 _LEAST_ENTRY_BYTES = 40  # of a tensor in a shard's header, its name apart
 _OTHER_FORMATS = (".gguf", ".bin", ".pt", ".pth", ".safetensors", ".onnx", ".msgpack", ".h5")
 
@@ -74,7 +71,7 @@ def read_checkpoint(repo: RemoteRepo, folder: Path) -> RemoteCheckpoint:
     files = {file.path: file for file in repo.files}
     contents = {}
     if CONFIG_NAME in files:
-        contents[CONFIG_NAME] = _content(repo, files[CONFIG_NAME], folder, _CONFIG_LIMIT_BYTES)
+        contents[CONFIG_NAME] = _content(repo, files[CONFIG_NAME], folder, CONFIG_LIMIT_BYTES)
         # first: of another model it says better than anything else what it is
         config = _config(contents[CONFIG_NAME], f"{repo.repo_id}/{CONFIG_NAME}")
     if CONFIG_NAME not in files or not {INDEX_NAME, SINGLE_NAME} & files.keys():
@@ -86,8 +83,8 @@ def read_checkpoint(repo: RemoteRepo, folder: Path) -> RemoteCheckpoint:
     listing = listing_of_index(Path(source), parse_object(contents[INDEX_NAME], source))
     refuse_other_names(listing, config)
     _refuse_unbelievable(listing, files)
-    body = listing.shards(draft=False)
-    draft = tuple(shard for shard in listing.shards(draft=True) if shard not in body)
+    body = listing.body_shards()
+    draft = tuple(shard for shard in listing.draft_shards() if shard not in body)
     return RemoteCheckpoint(body, draft, contents)
 
 
