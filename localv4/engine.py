@@ -323,6 +323,7 @@ class Engine:
         tools: Sequence[Mapping[str, Any]] | None = None,
         logprobs: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        begun: Sequence[int] = (),
     ) -> Generation:
         """Answer a prompt: an iterator of events (see `localv4.events.Event`).
 
@@ -349,6 +350,10 @@ class Engine:
         progress
             Called while the prompt is read, with how many of its tokens are done and how many
             there are to read.
+        begun
+            All tokens of an answer to this prompt that ended early (`Generation.ids`): it goes on
+            behind them. With the same seed it is the answer that would have come without the end.
+            For messages.
 
         Raises
         ------
@@ -366,12 +371,17 @@ class Engine:
         ids, mode = self.prompt_format.ids(prompt, level, tools, continues=session.position > 0)
         branches: tuple[int, ...] = ()
         if mode is None:
+            if begun:
+                raise InvalidInput("only an answer to messages can go on; leave begun out")
             session.check_fits(ids)
         else:
+            branches = self.prompt_format.branches(ids, mode)
+            ids = [*ids, *begun]
             session.check_fits(ids, rewound=True)
             kept = session.rewind(ids)
-            session.keep()  # the end of an answer, unless it is somewhere else
-            branches = tuple(place - kept for place in self.prompt_format.branches(ids, mode))
+            if not begun:
+                session.keep()  # the end of an answer, unless it is somewhere else
+            branches = tuple(place - kept for place in branches)
             ids = ids[kept:]
         return generate(
             session,
@@ -386,6 +396,7 @@ class Engine:
             logprobs=logprobs,
             branches=branches,
             progress=progress,
+            begun=begun,
         )
 
     def run_attention(self, layer: int, x: ArrayLike) -> F32:

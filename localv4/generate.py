@@ -83,6 +83,7 @@ def generate(
     logprobs: int | None = None,
     branches: Collection[int] = (),
     progress: Callable[[int, int], None] | None = None,
+    begun: Sequence[int] = (),
 ) -> "Generation":
     """Start an answer; nothing is computed before the first event is asked for.
 
@@ -116,6 +117,9 @@ def generate(
     progress
         Called while the prompt is read, with how many of its tokens are done and how many there
         are.
+    begun
+        Tokens of this answer that were sampled before, all of them: it goes on behind them, as
+        if it had never ended. The session holds those that `prompt_ids` does not end with.
 
     Returns
     -------
@@ -126,7 +130,7 @@ def generate(
     Raises
     ------
     InvalidInput
-        If the prompt is empty or an argument is out of its range.
+        If the prompt is empty, an argument is out of its range, or what was begun is complete.
     """
     try:
         prompt = [operator.index(token_id) for token_id in prompt_ids]
@@ -144,6 +148,14 @@ def generate(
     strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
     reader = CompletionReader(tokenizer, thinking_mode, tools, strings)
     ends = frozenset(default_stop_ids(tokenizer) if stop_ids is None else stop_ids)
+    if begun:
+        if begun[-1] in ends:
+            raise InvalidInput("the answer is complete, so it cannot go on")
+        sampler.skip(len(begun))
+        ended = CompletionReader(tokenizer, thinking_mode, tools, strings)
+        for token_id in begun:
+            ended.read(token_id)
+        reader.go_on(begun, "".join(event.text for event in ended.close()))
     return Generation(
         session, prompt, sampler, reader, max_tokens, ends, logprobs, branches, progress
     )

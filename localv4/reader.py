@@ -7,6 +7,7 @@ section 7.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from localv4.encoding import ParseEvent, StreamParser, ThinkingMode
@@ -116,6 +117,29 @@ class CompletionReader:
         if thinking_mode is not None:
             self._parser = StreamParser(thinking_mode, tagged=True, tools=tools)
         self._in_reasoning = thinking_mode == "thinking"
+        self._said_ahead = ""
+
+    def go_on(self, token_ids: Iterable[int], said_ahead: str) -> None:
+        """Read the tokens of an answer that ended early, to go on behind them.
+
+        Parameters
+        ----------
+        token_ids
+            What they say is not said again.
+        said_ahead
+            What `close` let out of what was held back: it is not said again either.
+
+        Raises
+        ------
+        InvalidInput
+            The answer is complete.
+        """
+        for token_id in token_ids:
+            self.read(token_id)
+        if self.stopped:
+            raise InvalidInput("the answer is complete, so it cannot go on")
+        self.reasoning_tokens = 0
+        self._said_ahead = said_ahead
 
     @property
     def dropped_call(self) -> bool:
@@ -146,7 +170,7 @@ class CompletionReader:
             events = self._until_stop(_as_text(tail))
         else:
             events = self._until_stop(self._parser.feed(tail) + self._parser.close())
-        return events + _as_text(self._stops.release())
+        return events + self._not_said(_as_text(self._stops.release()))
 
     def _parse(self, token_id: int) -> list[ParseEvent]:
         """Return what the token says, stop strings apart."""
@@ -175,8 +199,27 @@ class CompletionReader:
             else:
                 passed += [*_as_text(self._stops.release()), event]
         self.stopped = self._cut_off or (self._parser is not None and self._parser.ended)
-        return passed
+        return self._not_said(passed)
+
+    def _not_said(self, events: list[ParseEvent]) -> list[ParseEvent]:
+        """Leave out what was said ahead; what differs, half a character, is said again."""
+        if not self._said_ahead:
+            return events
+        new: list[ParseEvent] = []
+        for event in events:
+            known = _common_length(event.text, self._said_ahead)
+            is_known = known == len(event.text)
+            self._said_ahead = self._said_ahead[known:] if is_known else ""
+            if not is_known or event.kind == "tool_call":
+                new.append(replace(event, text=event.text[known:]))
+        return new
 
 
 def _as_text(text: str) -> list[ParseEvent]:
     return [ParseEvent("text", text)] if text else []
+
+
+def _common_length(one: str, other: str) -> int:
+    """Return how many characters two texts begin with alike."""
+    length = min(len(one), len(other))
+    return next((at for at in range(length) if one[at] != other[at]), length)

@@ -125,6 +125,11 @@ class Sampler:
         """The seed in use: the one given, or the one drawn."""
         return self._seed
 
+    def skip(self, n_tokens: int) -> None:
+        """Go on in the random sequence behind this many tokens."""
+        if self._params.temperature > 0:
+            self._bits.advance(n_tokens)
+
     def sample(self, logits: NDArray[np.float32]) -> int:
         """Choose the next token.
 

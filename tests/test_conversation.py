@@ -1,12 +1,13 @@
 """A chat reads what is new, and nothing twice."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import localv4
 from localv4.encoding.literals import ASSISTANT
-from localv4.errors import ContextOverflow
+from localv4.errors import ContextOverflow, InvalidInput
 from tests.conversations import converse, model
 
 
@@ -141,3 +142,39 @@ def test_branches_of_a_conversation(engine: localv4.Engine) -> None:
         assert len(places) == expected
         assert all(ids[place - 1] == assistant for place in places)
     assert engine.prompt_format.branches([5, 6], "thinking") == ()
+
+
+def test_an_answer_goes_on_where_it_was_stopped(engine: localv4.Engine, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "why? " * 40}]
+
+    def answer(
+        session: localv4.Session, max_tokens: int, begun: tuple[int, ...] = ()
+    ) -> tuple[tuple[int, ...], int]:
+        before = engine.stats.prefill_tokens
+        generation = engine.generate(
+            messages,
+            localv4.SamplingParams(seed=7),
+            max_tokens=max_tokens,
+            session=session,
+            thinking="high",
+            begun=begun,
+        )
+        for _ in generation:
+            pass
+        return generation.ids, engine.stats.prefill_tokens - before
+
+    whole, _ = answer(engine.session(), 20)
+    session = engine.session()
+    first, n_read = answer(session, 8)
+    assert n_read > 200
+    session.save(tmp_path / "stopped")
+    assert answer(session, 12, first) == (whole[8:], 1)
+    loaded = engine.load_session(tmp_path / "stopped")
+    assert answer(loaded, 12, first) == (whole[8:], 1)
+    # without its state it is read again, and goes on all the same
+    assert answer(engine.session(), 12, first) == (whole[8:], n_read + 8)
+
+
+def test_only_an_answer_to_messages_goes_on(engine: localv4.Engine) -> None:
+    with pytest.raises(InvalidInput, match="only an answer to messages"):
+        engine.generate("Once", begun=[5])

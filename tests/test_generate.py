@@ -423,3 +423,80 @@ def test_events_add_up_to_the_parse_of_the_whole(parts, thinking_mode):
     assert [(call.name, call.arguments) for call in calls] == [
         (call["function"]["name"], call["function"]["arguments"]) for call in whole["tool_calls"]
     ]
+
+
+SPOKEN = (
+    f"one \u00e9\U0001f600\n\ntwo{EOS}",
+    f"why\u00e9{ENDTHINK}Let me\n\nlook \U0001f600 S.{CALL}{EOS}",
+)
+
+
+@pytest.mark.parametrize("script", SPOKEN)
+@pytest.mark.parametrize("stop", [(), ("STOP",)])
+def test_an_answer_that_ended_anywhere_goes_on_as_if_it_had_not(script, stop):
+    mode = "thinking" if ENDTHINK in script else "chat"
+    options = {"thinking_mode": mode, "stop": stop}
+    whole = answer(script, **options)
+    ids = sum((event.ids for event in whole), ())
+    for length in range(1, len(ids)):
+        first, session = start(script, max_tokens=length, **options)
+        begun = list(first)
+        rest = generate(
+            session,
+            BYTES,
+            [*first.pending_ids],
+            sampler=Sampler(GREEDY),
+            max_tokens=1000,
+            begun=first.ids,
+            **options,
+        )
+        after = list(rest)
+        assert (*first.ids, *rest.ids) == ids
+        assert after[-1].finish_reason == whole[-1].finish_reason
+        for kind in ("reasoning", "text"):
+            both = said(begun, kind) + said(after, kind)
+            # half a character, or what then led to a call, was shown already
+            assert both.replace("\ufffd", "").rstrip("\n<") == said(whole, kind), length
+        calls = [event.tool_call.arguments for event in begun + after if event.tool_call]
+        assert calls == [event.tool_call.arguments for event in whole if event.tool_call]
+
+
+def test_an_answer_goes_on_and_ends_again_at_once():
+    first, session = start("ab STOx", max_tokens=6, stop=["STOP"])
+    assert said(first) == "ab STO"
+    again = generate(
+        session,
+        BYTES,
+        [*first.pending_ids],
+        sampler=Sampler(GREEDY),
+        max_tokens=0,
+        stop=["STOP"],
+        begun=first.ids,
+    )
+    assert said(again) == ""
+
+
+@pytest.mark.parametrize("mode", [None, "chat"])
+def test_a_complete_answer_cannot_go_on(mode):
+    first, session = start(f"ab{EOS}")
+    list(first)
+    with pytest.raises(InvalidInput, match="complete"):
+        generate(
+            session,
+            BYTES,
+            [5],
+            sampler=Sampler(GREEDY),
+            max_tokens=1,
+            begun=first.ids,
+            thinking_mode=mode,
+        )
+    with pytest.raises(InvalidInput, match="complete"):
+        generate(
+            session,
+            BYTES,
+            [5],
+            sampler=Sampler(GREEDY),
+            max_tokens=1,
+            begun=BYTES.encode("a STOP"),
+            stop=["STOP"],
+        )
