@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from localv4.cli import conversations, options
-from localv4.cli.conversations import Conversation
+from localv4.cli import options
+from localv4.cli.chat import conversations
+from localv4.cli.chat.conversations import Conversation
 from localv4.cli.names import complete_session
 from localv4.cli.opening import open_engine, refuse_base, warn_of_short_context
 from localv4.cli.output import Output, for_terminal, one_line
 from localv4.cli.prompt import read_line
 from localv4.cli.sessions import session_rows, session_store
-from localv4.cli.turns import Turn
+from localv4.cli.chat.turns import Turn
 from localv4.errors import ContextOverflow, InvalidInput, LocalV4Error
 from localv4.settings import Settings
 

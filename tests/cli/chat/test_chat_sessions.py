@@ -13,7 +13,7 @@ from localv4.errors import DamagedSession, OutOfBudget
 from localv4.state_file import read_head, write_state
 from localv4.synthetic import synthesise
 from tests.cli.conftest import event
-from tests.cli.test_chat import contents
+from tests.cli.chat.test_chat import contents
 from tests.conftest import ROOT
 
 HELLO = ("assistant", "Hello")

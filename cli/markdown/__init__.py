@@ -1,0 +1,1 @@
+"""Markdown, shown in a terminal as it comes."""
