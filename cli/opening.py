@@ -2,7 +2,7 @@
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,17 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
+def open_engine(
+    settings: Settings, output: Output, waited: Callable[[], None] = lambda: None
+) -> "Iterator[Engine]":
     """Open the engine on the settings' model and close it at the end.
+
+    Parameters
+    ----------
+    settings, output
+        Of the command.
+    waited
+        Called now and then while kernels are compiled; what it raises ends that.
 
     Raises
     ------
@@ -58,7 +67,7 @@ def open_engine(settings: Settings, output: Output) -> "Iterator[Engine]":
             for note in engine.plan.notes:
                 output.warning(note)
             if not compiled:
-                _compile(settings, output, kept=cache_dir is not None)
+                _compile(settings, output, waited, kept=cache_dir is not None)
             yield engine
     except DamagedCheckpoint as error:
         raise DamagedCheckpoint(_with_remedy(str(error), settings.model)) from error
@@ -92,13 +101,19 @@ def _plan_words(plan: "MemoryPlan") -> str:
     return f"plan: {sizes}; {how}"
 
 
-def _compile(settings: Settings, output: Output, kept: bool) -> None:
+def _compile(settings: Settings, output: Output, waited: Callable[[], None], kept: bool) -> None:
     """Compile the kernels before they are needed, with a line that shows how far it is."""
     if not kept or settings.numerics != "trained":
         output.warning("compiling for this CPU; it takes about a minute")
         return
     output.warning("compiling for this CPU, once; it takes about a minute")
-    localv4.warm_up(lambda begun, count: output.progress(f"compiling: {begun} of {count}"))
+
+    def progress(begun: int, count: int) -> None:
+        waited()
+        output.progress(f"compiling: {begun} of {count}")
+
+    localv4.warm_up(progress)
+    output.clear_progress()
 
 
 def no_tokenizer(folder: Path | str) -> ModelNotFound:

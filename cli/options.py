@@ -16,13 +16,18 @@ __all__ = [
     "JsonFlag",
     "MaxTokens",
     "Memory",
+    "MinP",
     "Model",
     "NumericsFlag",
     "ProfileFlag",
     "Quiet",
+    "Seed",
     "System",
+    "Temperature",
     "ThinkFlag",
     "Threads",
+    "TopK",
+    "TopP",
     "Verbose",
     "start",
 ]
@@ -53,6 +58,31 @@ MaxTokens = Annotated[
     int | None,
     typer.Option("--max-tokens", metavar="N", min=1, help="Most tokens of thinking and answer."),
 ]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        metavar="X", show_default=False, help="0 always takes the likeliest token; else 1."
+    ),
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        metavar="X", show_default=False, help="Keep tokens up to this probability; else 1."
+    ),
+]
+TopK = Annotated[
+    int,
+    typer.Option(
+        metavar="N", show_default=False, help="Keep this many tokens; 0, the default: all."
+    ),
+]
+MinP = Annotated[
+    float,
+    typer.Option(
+        metavar="X", show_default=False, help="Keep tokens this likely beside the likeliest."
+    ),
+]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Repeats an answer; else drawn.")]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")]
 NumericsFlag = Annotated[
     Numerics | None,

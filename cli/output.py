@@ -11,10 +11,11 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Protocol, TextIO
 
 __all__ = [
     "SAID",
+    "Aside",
     "Output",
     "OutputClosed",
     "flush",
@@ -48,6 +49,16 @@ class OutputClosed(BaseException):
 
     Not a `BrokenPipeError`: that could be another pipe's, and typer makes a failure of it.
     """
+
+
+class Aside(Protocol):
+    """Holds the terminal for a while, as a line editor does, and shows what is said meanwhile."""
+
+    def say(self, text: str) -> None:
+        """Show whole lines; called from any thread."""
+
+    def status(self, text: str) -> None:
+        """Show how far something is, empty for nothing any more; called from any thread."""
 
 
 def for_terminal(text: str) -> str:
@@ -133,16 +144,34 @@ class Output:
         self._answer_line_open = False
         self._error_line_open = False
         self._progress_shown = False
+        self._aside: Aside | None = None
+
+    @contextlib.contextmanager
+    def beside(self, aside: Aside) -> Iterator[None]:
+        """Hand what goes to standard error to `aside` while the block runs."""
+        self._break_lines()
+        self._aside = aside
+        try:
+            yield
+        finally:
+            self._aside = None
 
     def answer(self, text: str) -> None:
         """Write a part of the answer at once."""
+        self._answer(for_terminal(text) if self._answer_to_terminal else text)
+
+    def styled_answer(self, text: str) -> None:
+        """Write a part of the answer that was made for a terminal, with its escape codes."""
+        self._answer(text)
+
+    def _answer(self, text: str) -> None:
         if not text:
             return
         if sys.stdout is None:
             raise OutputClosed
         self._end_error_line()
         with _writing():
-            sys.stdout.write(for_terminal(text) if self._answer_to_terminal else text)
+            sys.stdout.write(text)
             sys.stdout.flush()
         self._answer_line_open = not text.endswith("\n")
 
@@ -192,6 +221,12 @@ class Output:
         self._break_lines()
         self._error(f"{_DIM}{text}{_PLAIN}\n" if self._color else f"{text}\n")
 
+    def tell(self, text: str) -> None:
+        """Write what was asked for at a prompt: lines about the work, but not dim."""
+        if self.verbosity >= 0:
+            self._break_lines()
+            self._error(f"{text}\n")
+
     def ask(self, question: str) -> str:
         """Write a question, however quiet, and return the line that answers it; empty for none."""
         self._break_lines()
@@ -201,11 +236,33 @@ class Output:
             self._error("\n")
         return answer
 
+    def gap(self) -> None:
+        """Leave a line empty on a terminal."""
+        if self.on_terminal and self.verbosity >= 0:
+            self._break_lines()
+            self._error("\n")
+
+    def prompt(self, text: str) -> None:
+        """Write what stands before a line that is typed."""
+        self._break_lines()
+        self._error(text)
+
     def warning(self, text: str, log: bool = True) -> None:
         """Write a warning, unless quiet; without `log` where it holds a part of an answer."""
         if log:
             _log.warning(text, stacklevel=2)
         self.note(f"localv4: {one_line(text)}")
+
+    @property
+    def decorates(self) -> bool:
+        """Whether the answer goes to a terminal where escape codes are welcome."""
+        return self._color and self._answer_to_terminal
+
+    @property
+    def unicode(self) -> bool:
+        """Whether standard output takes any character."""
+        encoding = getattr(sys.stdout, "encoding", None) or ""
+        return encoding.lower().replace("-", "").startswith("utf")
 
     @property
     def redraws(self) -> bool:
@@ -221,6 +278,11 @@ class Output:
         return max(1, _columns_of(sys.stderr) - len("^C") - 1)
 
     @property
+    def note_columns(self) -> int:
+        """Characters that fit in a line of standard error."""
+        return _columns_of(sys.stderr)
+
+    @property
     def answer_columns(self) -> int | None:
         """Characters that fit in a line of the answer; None where no terminal limits them."""
         return _columns_of(sys.stdout) if self._answer_to_terminal else None
@@ -230,6 +292,9 @@ class Output:
 
         It is gone before anything else is written.
         """
+        if self._aside is not None:
+            self._aside.status(text)
+            return
         if not self._color:
             self.note(text, level=1)
             return
@@ -241,7 +306,9 @@ class Output:
 
     def clear_progress(self) -> None:
         """Take away the line of progress, if there is one."""
-        if self._progress_shown:
+        if self._aside is not None:
+            self._aside.status("")
+        elif self._progress_shown:
             self._error(_CLEAR_LINE)
             self._progress_shown = False
 
@@ -265,6 +332,9 @@ class Output:
             self._error_line_open = False
 
     def _error(self, text: str) -> None:
+        if self._aside is not None:
+            self._aside.say(text)
+            return
         try:
             sys.stderr.write(text)
             sys.stderr.flush()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["PrefillBar"]
 
 _PATIENCE_S = 0.5  # what is read sooner needs no bar
+_SHORT = 64  # tokens: nearly always read within that
 _REDRAW_S = 0.1
 _PLAIN_S = 30.0
 _WINDOW_S = 60.0  # what the speed is taken from: attention slows down behind a long prompt
@@ -63,7 +64,8 @@ class PrefillBar:
         now = time.monotonic()
         self._next_s = now + (_PATIENCE_S if self._output.redraws else _PLAIN_S)
         # a sign of life: the first part of a prompt may take its time
-        self._output.progress(f"{_TITLE}: {len(generation.pending_ids):,} tokens ...")
+        if (n_tokens := len(generation.pending_ids)) > _SHORT:
+            self._output.progress(f"{_TITLE}: {n_tokens:,} tokens ...")
         try:
             for event in generation:
                 self._output.clear_progress()

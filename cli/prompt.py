@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from localv4.cli.input_files import decoded, read_file, read_stdin
 from localv4.errors import InvalidInput
 
 __all__ = ["read_line", "read_prompt"]
@@ -33,16 +34,16 @@ def read_prompt(argument: str | None, prompt_file: Path | None, example: str) ->
     if prompt_file is not None:
         if argument is not None:
             raise InvalidInput("there are two prompts, an argument and --prompt-file; give one")
-        prompt = _read_file(prompt_file)
+        prompt = _without_line_end(read_file(prompt_file, "--prompt-file"))
     elif argument == "-":
-        prompt = _read_stdin()
+        prompt = _without_line_end(read_stdin())
     elif _stdin_is_terminal():
         if argument is None:
             raise InvalidInput(f"there is no text to work on; try: {example}")
         prompt = _checked(argument)
     else:
         parts = [_checked(argument)] if argument is not None else []
-        piped = _read_stdin()
+        piped = _without_line_end(read_stdin())
         prompt = "\n\n".join([*parts, piped] if piped.strip() else parts)
     if not prompt:
         raise InvalidInput(f"the text is empty; try: {example}")
@@ -68,11 +69,11 @@ def read_line(question: str | None) -> str | None:
         except EOFError:
             return None
         except UnicodeDecodeError as error:
-            return _text(error.object, "the line")
+            return decoded(error.object, "the line")
     if sys.stdin is None:
         return None
     line = sys.stdin.buffer.readline()
-    return _without_line_end(_text(line, "the line")) if line else None
+    return _without_line_end(decoded(line, "the line")) if line else None
 
 
 def _stdin_is_terminal() -> bool:
@@ -84,35 +85,8 @@ def _checked(typed: str, source: str = "the argument") -> str:
     try:
         typed.encode("utf-8")
     except UnicodeEncodeError:
-        return _text(os.fsencode(typed), source)
+        return decoded(os.fsencode(typed), source)
     return typed
-
-
-def _read_file(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(
-            f"{path} cannot be read: {error.strerror}; check --prompt-file"
-        ) from None
-    return _without_line_end(_text(content, str(path)))
-
-
-def _read_stdin() -> str:
-    if sys.stdin is None:
-        return ""
-    return _without_line_end(_text(sys.stdin.buffer.read(), "standard input"))
-
-
-def _text(content: bytes, source: str) -> str:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(
-            f"{source} is not UTF-8 text: byte 0x{content[error.start]:02x} at {error.start}; "
-            "convert it first, for example with iconv"
-        ) from None
-    return text
 
 
 def _without_line_end(text: str) -> str:

@@ -99,6 +99,14 @@ def _choice(*choices: str) -> Callable[[object], str]:
     return parse
 
 
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value not in ("on", "off"):
+        raise InvalidInput(f"{shown(value)} is not one of on, off")
+    return value == "on"
+
+
 _LEAST_BUDGET_BYTES = 2**20  # Python alone takes more: a unit was forgotten
 _PARSERS: Mapping[str, Callable[[object], object]] = MappingProxyType(
     {
@@ -113,6 +121,7 @@ _PARSERS: Mapping[str, Callable[[object], object]] = MappingProxyType(
         "sessions_dir": parse_path,
         "session_limit": _size,
         "log_file": parse_path,
+        "history": _switch,
     }
 )
 SETTING_NAMES = tuple(_PARSERS)

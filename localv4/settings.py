@@ -35,9 +35,12 @@ __all__ = [
     "config_file",
     "environment_with",
     "first_variable",
+    "history_file",
     "load_settings",
     "session_folder",
     "set_library_default",
+    "terminal_is_dumb",
+    "text_editor",
     "words_to_complete",
 ]
 
@@ -70,6 +73,8 @@ class Settings:
         Most bytes that saved sessions may take together.
     log_file
         File that a command's log is added to; None for none.
+    history
+        Whether what is typed in a chat is kept for the next one.
     color
         False with ``NO_COLOR`` or ``TERM=dumb``: no escape codes even on a terminal.
     sources
@@ -90,6 +95,7 @@ class Settings:
     sessions_dir: Path | None
     session_limit: int
     log_file: Path | None
+    history: bool
     color: bool
     sources: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -150,6 +156,22 @@ def session_folder() -> Path:
     return folder
 
 
+def history_file() -> Path | None:
+    """File for what was typed in chats, not necessarily there yet; None without a home folder."""
+    folder = _user_folder("state")
+    return None if folder is None else folder / "history"
+
+
+def terminal_is_dumb() -> bool:
+    """Return whether the terminal says of itself that it can only show text."""
+    return os.environ.get("TERM") in ("dumb", "unknown")
+
+
+def text_editor() -> str | None:
+    """Return the command that the user edits texts with, or None."""
+    return os.environ.get("VISUAL") or os.environ.get("EDITOR") or None
+
+
 def asked_tier() -> str | None:
     """Return the tier of vector instructions that ``LOCALV4_TIER`` asks for, or None."""
     return os.environ.get(_TIER_VARIABLE) or None
@@ -191,7 +213,11 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
         If config.toml cannot be read or has an unknown key, or a value is of no use.
     """
     layers: list[dict[str, tuple[object, str]]] = [
-        {name: (value, _flag(name)) for name, value in (flags or {}).items() if value is not None},
+        {
+            name: (value, _flag(name, value))
+            for name, value in (flags or {}).items()
+            if value is not None
+        },
         {
             name: (os.environ[_variable(name)], _variable(name))
             for name in SETTING_NAMES
@@ -202,7 +228,7 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
     _imply_thinking(layers)
     values: dict[str, object] = {"model": None, "memory": None, "threads": None, "context": None}
     values |= {"numerics": "trained", "think": None, "profile": None}
-    values["log_file"] = None
+    values |= {"log_file": None, "history": True}
     values["session_limit"] = _SESSION_LIMIT_BYTES
     sources = dict.fromkeys(SETTING_NAMES, "default")
     for layer in reversed(layers):
@@ -246,8 +272,8 @@ def _imply_thinking(layers: list[dict[str, tuple[object, str]]]) -> None:
     layer.setdefault("think", (alias.think, f"model {name} ({source})"))
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _flag(name: str, value: object) -> str:
+    return f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
 
 
 def _default_cache_dir() -> tuple[Path, tuple[str, ...]]:
@@ -262,7 +288,7 @@ def _default_cache_dir() -> tuple[Path, tuple[str, ...]]:
     return folder, (f"there is no home folder, so the cache is {folder}; {_NAME_CACHE}",)
 
 
-def _user_folder(kind: Literal["cache", "config", "data"]) -> Path | None:
+def _user_folder(kind: Literal["cache", "config", "data", "state"]) -> Path | None:
     # Imported where needed: it costs 25 ms, and a start may name every folder.
     import platformdirs
 
@@ -270,6 +296,7 @@ def _user_folder(kind: Literal["cache", "config", "data"]) -> Path | None:
         "cache": platformdirs.user_cache_dir,
         "config": platformdirs.user_config_dir,
         "data": platformdirs.user_data_dir,
+        "state": platformdirs.user_state_dir,
     }[kind]
     try:
         folder = Path(find("localv4", appauthor=False))

@@ -11,9 +11,11 @@ from localv4.settings import (
     cache_folder,
     config_file,
     first_variable,
+    history_file,
     load_settings,
     session_folder,
     set_library_default,
+    text_editor,
     words_to_complete,
 )
 from localv4.sizes import format_bytes, parse_bytes
@@ -72,6 +74,8 @@ def test_file_may_give_bytes_as_a_number(config):
         ("threads = true", "whole number"),
         ("context = -1", "whole number"),
         ('think = "hard"', "off, low, high, max"),
+        ("history = 1", "not one of on, off"),
+        ('history = "yes"', "not one of on, off"),
         ("think = 3", "off, low, high, max"),
         ("model = 7", "not a text"),
         ('model = ""', "the name of the model is empty"),
@@ -147,6 +151,38 @@ def test_sessions_have_a_folder_and_a_limit(config, monkeypatch, tmp_path):
     assert not session_folder().exists()
 
 
+def test_history_is_kept_unless_it_is_switched_off(config, monkeypatch):
+    assert load_settings().history
+    config.write_text("history = false\n")
+    assert not load_settings().history
+    monkeypatch.setenv("LOCALV4_HISTORY", "on")
+    assert load_settings().history
+    settings = load_settings({"history": False})
+    assert not settings.history
+    assert settings.sources["history"] == "--no-history"
+    config.write_text('history = "off"\n')
+    monkeypatch.delenv("LOCALV4_HISTORY")
+    assert not load_settings({"history": None}).history
+
+
+def test_history_has_a_file_of_the_users(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    found = history_file()
+    assert found is not None
+    assert found.name == "history"
+    assert not found.parent.exists()
+
+
+def test_the_users_editor_is_the_visual_one_first(monkeypatch):
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", "")
+    assert text_editor() is None
+    monkeypatch.setenv("EDITOR", "ed")
+    assert text_editor() == "ed"
+    monkeypatch.setenv("VISUAL", "vi -e")
+    assert text_editor() == "vi -e"
+
+
 def test_a_config_file_of_nobody_is_refused(monkeypatch):
     monkeypatch.setenv("LOCALV4_CONFIG", "~nobody-of-this-name/x")
     with pytest.raises(InvalidInput, match=r"LOCALV4_CONFIG: there is no home folder"):
@@ -156,7 +192,7 @@ def test_a_config_file_of_nobody_is_refused(monkeypatch):
 @pytest.fixture
 def homeless(monkeypatch, tmp_path) -> Path:
     """A user without a home folder; returns where the cache should be."""
-    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("LOCALV4_CACHE_DIR", raising=False)
     monkeypatch.delenv("LOCALV4_CONFIG", raising=False)
@@ -177,6 +213,7 @@ def test_without_a_home_folder_the_cache_is_a_temporary_one(homeless):
     (warning,) = settings.warnings
     assert "LOCALV4_CACHE_DIR" in warning
     assert config_file() is None
+    assert history_file() is None
 
 
 def test_without_a_home_folder_sessions_need_a_named_one(homeless, monkeypatch, tmp_path):

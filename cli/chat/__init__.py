@@ -1,5 +1,5 @@
 """``localv4 chat``: a conversation in the terminal."""
 
-from localv4.cli.chat.talk import chat
+from localv4.cli.chat.command import chat
 
 __all__ = ["chat"]

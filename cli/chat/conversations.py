@@ -7,8 +7,9 @@ terminals.
 
 import os
 import re
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -22,10 +23,42 @@ from localv4.state_reading import read_head
 if TYPE_CHECKING:
     from localv4.session import Session
 
-__all__ = ["Conversation", "load_state", "model_name", "new_name", "read", "save"]
+__all__ = [
+    "ChangedMeanwhile",
+    "Conversation",
+    "Unfinished",
+    "load_state",
+    "model_name",
+    "new_name",
+    "read",
+    "save",
+]
 
 _LONGEST_TITLE = 60
 _WORDS_OF_A_NAME, _LONGEST_NAME = 6, 40
+
+
+class ChangedMeanwhile(InvalidInput):
+    """Another chat has saved the same conversation."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A last answer that ended early, as it was sampled.
+
+    Attributes
+    ----------
+    ids
+        All its tokens.
+    seed
+        Of the random sequence that chose them.
+    think
+        Thinking level that it was asked with.
+    """
+
+    ids: tuple[int, ...]
+    seed: int
+    think: str
 
 
 @dataclass
@@ -44,6 +77,10 @@ class Conversation:
         What it is saved as; None if it is not.
     unsaved
         Whether anything was said since it was saved or read.
+    unfinished
+        What the last answer can go on behind; None if it is complete.
+    version
+        What the file was called by whoever wrote it last, as far as is known here.
     """
 
     system: str | None = None
@@ -51,6 +88,8 @@ class Conversation:
     think: str | None = None
     name: str | None = None
     unsaved: bool = False
+    unfinished: Unfinished | None = None
+    version: str = ""
 
     @property
     def prompt(self) -> list[dict[str, str]]:
@@ -58,10 +97,23 @@ class Conversation:
         opening = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*opening, *self.messages]
 
-    def add(self, *messages: dict[str, str]) -> None:
+    @property
+    def n_turns(self) -> int:
+        """Questions that were answered."""
+        return len(self.messages) // 2
+
+    def add(self, *messages: dict[str, str], unfinished: Unfinished | None = None) -> None:
         """Add what was said."""
         self.messages.extend(messages)
+        self.unfinished = unfinished
         self.unsaved = True
+
+    def take_back(self, n_turns: int) -> None:
+        """Forget the last turns."""
+        if n_turns:
+            del self.messages[-2 * n_turns :]
+            self.unfinished = None
+            self.unsaved = True
 
 
 def save(
@@ -87,11 +139,16 @@ def save(
             f"another conversation is saved as {name!r}; give another name, or remove that one "
             "first (localv4 sessions rm)"
         )
+    if is_its_own and _has_changed(conversation, path):
+        raise ChangedMeanwhile(
+            f"another chat has saved {name!r} meanwhile; /save NAME gives this one another name"
+        )
     session.mend()
-    facts = _facts(conversation, model)
+    version = secrets.token_hex(8)
+    facts = _facts(conversation, model, version)
     store.prepare(name, session.saved_bytes(facts))
     said = f"saved as {name!r}, {format_bytes(session.save(path, facts))}"
-    conversation.name, conversation.unsaved = name, False
+    conversation.name, conversation.unsaved, conversation.version = name, False, version
     try:
         removed = store.trim({name})
     except LocalV4Error as error:
@@ -114,7 +171,8 @@ def read(name: str, store: SessionStore) -> Conversation:
     """
     store.n_bytes(name)  # says which name is like it, where there is none
     path = store.path(name)
-    saved = read_head(path).get("conversation")
+    head = read_head(path)
+    saved = head.get("conversation")
     if not isinstance(saved, dict):
         raise _refusal(path, "no conversation")
     system, think = saved.get("system"), saved.get("think")
@@ -128,7 +186,15 @@ def read(name: str, store: SessionStore) -> Conversation:
     for number, message in enumerate(messages):
         if not _is_message(message, "user" if number % 2 == 0 else "assistant"):
             raise _refusal(path, f"a message that is not understood (number {number + 1})")
-    return Conversation(system, messages, think, name)
+    version = head.get("conversation_version")
+    return Conversation(
+        system,
+        messages,
+        think,
+        name,
+        unfinished=_unfinished(saved.get("unfinished"), path),
+        version=version if isinstance(version, str) else "",
+    )
 
 
 def load_state(name: str, session: "Session", store: SessionStore) -> str:
@@ -168,16 +234,38 @@ def model_name(model: str | None) -> str:
     return "built-in" if model is None else Path(os.path.expanduser(model)).absolute().name  # noqa: PTH111
 
 
-def _facts(conversation: Conversation, model: str) -> Mapping[str, Any]:
+def _has_changed(conversation: Conversation, path: Path) -> bool:
+    """Return whether somebody else has saved a conversation since it was read or saved."""
+    try:
+        return bool(read_head(path).get("conversation_version", "") != conversation.version)
+    except LocalV4Error:  # gone, or damaged: nothing that could be lost
+        return False
+
+
+def _unfinished(saved: object, path: Path) -> Unfinished | None:
+    match saved:
+        case None:
+            return None
+        case {"ids": [*ids], "seed": int(seed), "think": str(think)} if (
+            ids and all(isinstance(token, int) and token >= 0 for token in ids) and seed >= 0
+        ):
+            return Unfinished(tuple(ids), seed, think)
+    raise _refusal(path, "an unfinished answer that is not understood")
+
+
+def _facts(conversation: Conversation, model: str, version: str) -> Mapping[str, Any]:
+    unfinished = conversation.unfinished
     title = " ".join(conversation.messages[0]["content"].split())[:_LONGEST_TITLE]
     return {
         "title": title,
         "model": model,
         "version": localv4.__version__,
+        "conversation_version": version,
         "conversation": {
             "system": conversation.system,
             "think": conversation.think,
             "messages": conversation.messages,
+            **({"unfinished": asdict(unfinished)} if unfinished is not None else {}),
         },
     }
 

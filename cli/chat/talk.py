@@ -1,321 +1,409 @@
-"""``localv4 chat``: a conversation in the terminal.
+"""A conversation at work: lines are read and answered until the user leaves.
 
 Each turn gives the engine all messages so far and the same session: what it has read already
-costs nothing, unless the chat format changes earlier turns.
+costs nothing, unless the chat format changes earlier turns. What a line that begins with / does is
+in commands.py.
 """
 
 import contextlib
-import difflib
-import sys
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
-import typer
-
-from localv4.cli import options
-from localv4.cli.chat import conversations
-from localv4.cli.chat.conversations import Conversation
-from localv4.cli.names import complete_session
-from localv4.cli.opening import open_engine, refuse_base, warn_of_short_context
-from localv4.cli.output import Output, for_terminal, one_line
-from localv4.cli.prompt import read_line
-from localv4.cli.sessions import session_rows, session_store
-from localv4.cli.chat.turns import Turn
+from localv4.cli.chat import saving
+from localv4.cli.chat.background import Opening
+from localv4.cli.chat.card import show_card
+from localv4.cli.chat.conversations import Conversation, Unfinished
+from localv4.cli.chat.knobs import Knobs
+from localv4.cli.chat.lines import Lines
+from localv4.cli.chat.meter import meter
+from localv4.cli.chat.turns import Request, Turn
+from localv4.cli.chat.typed import unquoted
+from localv4.cli.chat.view import Thoughts
+from localv4.cli.opening import refuse_base, warn_of_short_context
+from localv4.cli.output import Output
+from localv4.cli.stopping import Stopped
+from localv4.cli.writers import Answer
 from localv4.errors import ContextOverflow, InvalidInput, LocalV4Error
 from localv4.settings import Settings
 
 if TYPE_CHECKING:
+    from localv4.cli.chat.editor import Suggestion
     from localv4.engine import Engine
+    from localv4.session import Session
 
-__all__ = ["chat"]
+__all__ = ["Talk", "Wishes"]
 
-_KEYS = (
-    "Ctrl-C stops an answer and keeps what there is of it, clears a line, and at an empty one "
-    "leaves."
-)
-_SHOWN_QUESTION, _SHOWN_ANSWER = 300, 1500  # characters of the last turn of a loaded conversation
-
-
-def chat(
-    ctx: typer.Context,
-    model: options.Model = None,
-    session: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Go on with this session, or begin it; saved when the chat ends.",
-            autocompletion=complete_session,
-        ),
-    ] = None,
-    system: options.System = None,
-    max_tokens: options.MaxTokens = None,
-    think: options.ThinkFlag = None,
-    profile: options.ProfileFlag = None,
-    numerics: options.NumericsFlag = None,
-    memory: options.Memory = None,
-    threads: options.Threads = None,
-    context: options.Context = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = 0,
-) -> None:
-    """Talk to the model.
-
-    /help lists what else can be typed. Ctrl-C stops an answer and keeps what there is of it.
-
-    Examples
-    --------
-    localv4 chat
-    localv4 chat -m flash --think high
-    localv4 chat -m flash --session garden --memory 24GiB
-    """
-    flags: dict[str, object] = {"model": model, "memory": memory, "threads": threads}
-    flags |= {"context": context, "numerics": numerics, "think": think, "profile": profile}
-    settings, output = options.start(ctx, flags, quiet, verbose)
-    saved = None
-    if session is not None:
-        # Before the model, which may take long to open.
-        store = session_store(settings)
-        saved = conversations.read(session, store) if store.has(session) else None
-    with open_engine(settings, output) as engine:
-        refuse_base(engine)
-        _Chat(engine, settings, output, system, max_tokens, session).run(saved)
-
-
-class _Chat:
-    """The conversation that is open, and what can be done with it."""
-
-    def __init__(
-        self,
-        engine: "Engine",
-        settings: Settings,
-        output: Output,
-        system: str | None,
-        max_tokens: int | None,
-        name: str | None,
-    ) -> None:
-        self._engine = engine
-        self._session = engine.session(context=settings.context)
-        self._settings = settings
-        self._output = output
-        self._system = system
-        self._max_tokens = max_tokens
-        self._saves = name is not None
-        self._conversation = self._begun()
-        self._conversation.name = name
-        self._leaving = False
-        self._interactive = sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None
-
-    def run(self, saved: Conversation | None) -> None:
-        """Read and answer until the user leaves; begin with what was saved."""
-        self._warn_of_context()
-        if saved is not None:
-            if self._system not in (None, saved.system):
-                self._output.warning("--system is left out: the session has its own beginning")
-            self._go_on_with(saved)
-        try:
-            self._loop()
-        except KeyboardInterrupt:
-            self._save_if_wanted()
-            raise
-        self._save_if_wanted()
-
-    def _loop(self) -> None:
-        if self._interactive:
-            # Line editing and history for input(), where this Python has it.
-            with contextlib.suppress(ImportError):
-                import readline  # noqa: F401
-
-            self._output.note("/help lists the commands")
-        while not self._leaving:
-            try:
-                line = self._read()
-                if line is None:
-                    return
-                if line.startswith("/") and not line.startswith("//"):
-                    self._command(line)
-                elif line:
-                    self._turn(line.removeprefix("/") if line.startswith("//") else line)
-            except LocalV4Error as error:
-                # What is wrong with a line that was typed may say how it began.
-                self._output.failure(str(error), log=not isinstance(error, InvalidInput))
-
-    def _read(self) -> str | None:
-        """Return the next line, stripped; None to leave."""
-        try:
-            line = read_line("> " if self._interactive else None)
-        except KeyboardInterrupt:
-            if not self._interactive:
-                raise
-            self._output.line("")
-            if not _half_a_line():
-                raise
-            return ""
-        if line is None and self._interactive:
-            self._output.line("")
-        return None if line is None else line.strip()
-
-    def _command(self, line: str) -> None:
-        """Do what a line that begins with / asks for."""
-        name, *rest = line.split(maxsplit=1)
-        command = _COMMANDS.get(name)
-        if command is None:
-            near = difflib.get_close_matches(name, _COMMANDS, 1)
-            hint = f"did you mean {near[0]}?" if near else "/help lists them"
-            raise InvalidInput(f"there is no command {name}; {hint} (// begins a text with a /)")
-        if rest and not command.takes:
-            raise InvalidInput(f"{name} takes nothing behind it; type {name} alone")
-        if not rest and command.takes and not command.takes.startswith("["):
-            raise InvalidInput(f"{name} needs a name; /sessions lists those there are")
-        try:
-            command.act(self, *rest)
-        except KeyboardInterrupt:
-            if not self._interactive:
-                raise
-            self._output.note("(stopped)")
-
-    def help(self) -> None:
-        """Say what can be typed."""
-        rows = [(f"{name} {row.takes}".rstrip(), row.help) for name, row in _COMMANDS.items()]
-        width = max(len(usage) for usage, _ in rows)
-        listed = "\n".join(f"{usage:<{width}}  {sentence}" for usage, sentence in rows)
-        self._output.note(f"{listed}\n{_KEYS}")
-
-    def quit(self) -> None:
-        """Leave; at a terminal, not before what is to be saved is."""
-        if self._interactive:
-            try:
-                self._save_if_wanted()
-            except LocalV4Error as error:
-                self._output.failure(str(error))
-                self._output.note("Ctrl-D leaves all the same")
-                return
-        self._leaving = True
-
-    def new(self) -> None:
-        """Start over, without a name."""
-        self._save_if_wanted()
-        self._conversation = self._begun()
-
-    def save(self, name: str | None = None) -> None:
-        """Save the conversation, under a name of its own if none is given."""
-        store = session_store(self._settings)
-        name = name or self._conversation.name or conversations.new_name(self._conversation, store)
-        model = conversations.model_name(self._settings.model)
-        said = conversations.save(self._conversation, name, self._session, store, model)
-        self._output.note(one_line(said))
-
-    def load(self, name: str) -> None:
-        """Go on with a saved conversation."""
-        self._save_if_wanted()  # first: it may be the same one
-        self._go_on_with(conversations.read(name, session_store(self._settings)))
-
-    def sessions(self) -> None:
-        """List the sessions on disk."""
-        found = session_store(self._settings).sessions()
-        self._output.note("\n".join(session_rows(found)) if found else "nothing is saved yet")
-
-    def _begun(self) -> Conversation:
-        think = self._settings.think or self._engine.default_thinking
-        return Conversation(self._system, think=think)
-
-    def _warn_of_context(self) -> None:
-        level = self._conversation.think or ""
-        warn_of_short_context(level, self._session, self._engine, self._output)
-
-    def _save_if_wanted(self) -> None:
-        """Save what was said to the session of --session, before it is left."""
-        if self._saves and self._conversation.name is not None and self._conversation.unsaved:
-            self.save()
-
-    def _go_on_with(self, saved: Conversation) -> None:
-        """Make a saved conversation the open one, with its state if that is of use."""
-        assert saved.name is not None
-        store = session_store(self._settings)
-        refused = conversations.load_state(saved.name, self._session, store)
-        with contextlib.suppress(LocalV4Error):  # the folder may be read-only
-            store.touch(saved.name)
-        before = self._conversation.think
-        saved.think = self._settings.think or saved.think or self._engine.default_thinking
-        self._conversation = saved
-        if saved.think != before:
-            self._warn_of_context()
-        if refused:
-            self._output.warning(refused)
-        what = "from its text, which the next turn reads"
-        if self._session.position:
-            what = f"{self._session.position:,} tokens from its state"
-        self._output.note(f"loaded {saved.name!r}: {len(saved.messages)} messages, {what}")
-        question, answer = (message["content"].strip() for message in saved.messages[-2:])
-        if len(question) > _SHOWN_QUESTION:
-            question = f"{question[:_SHOWN_QUESTION]} ..."
-        if len(answer) > _SHOWN_ANSWER:
-            answer = f"... {answer[-_SHOWN_ANSWER:]}"
-        level = 0 if self._output.on_terminal else 1
-        self._output.note(for_terminal(f"> {question}\n{answer}"), level)
-
-    def _turn(self, text: str) -> None:
-        """Answer one message; a failed turn is taken back, a stopped one is kept."""
-        conversation, said = self._conversation, {"role": "user", "content": text}
-        turn = Turn(self._engine, self._session, self._output)
-        try:
-            turn.stream([*conversation.prompt, said], conversation.think, self._max_tokens)
-        except ContextOverflow as error:
-            if not conversation.messages:
-                raise
-            raise ContextOverflow(
-                f"{str(error).partition(';')[0]}; {self._full_advice()}"
-            ) from None
-        answer = turn.answer
-        if answer.finish_reason == "length" and not self._reached_max_tokens(turn):
-            self._output.warning(f"the context is full; {self._full_advice()}")
-        if not answer.text and not answer.reasoning:
-            return
-        reply = {"role": "assistant", "content": answer.text}
-        if answer.reasoning:
-            reply["reasoning_content"] = answer.reasoning
-        conversation.add(said, reply)
-
-    def _reached_max_tokens(self, turn: Turn) -> bool:
-        n_tokens = turn.answer.usage.get("completion_tokens", 0)
-        return self._max_tokens is not None and n_tokens >= self._max_tokens
-
-    def _full_advice(self) -> str:
-        most = self._engine.config.max_position_embeddings
-        larger = ", or start again with a larger --context" if self._session.context < most else ""
-        return f"/new starts over{larger}"
+_DOUBLE_S = 0.5  # a second Ctrl-C within this belongs to the first
+_FULL = 0.9  # of the context, from which on it is said
 
 
 @dataclass(frozen=True)
-class _Command:
-    """What a line that begins with / can ask for.
+class Wishes:
+    """What the flags of a chat ask for.
 
     Attributes
     ----------
-    act
-        What it does.
-    help
-        What it does, for the user.
-    takes
-        What stands behind it: nothing, NAME, or [NAME] if it may be missing.
+    system
+        System message of a new conversation.
+    knobs, thoughts
+        Of the answers.
+    name
+        Session to go on with and to save; None for none.
     """
 
-    act: Callable[..., None]
-    help: str
-    takes: str = ""
+    system: str | None
+    knobs: Knobs
+    thoughts: Thoughts
+    name: str | None
 
 
-_COMMANDS = {
-    "/new": _Command(_Chat.new, "start over"),
-    "/save": _Command(_Chat.save, "save the conversation, to go on with later", "[NAME]"),
-    "/load": _Command(_Chat.load, "go on with a saved one", "NAME"),
-    "/sessions": _Command(_Chat.sessions, "list the saved ones"),
-    "/help": _Command(_Chat.help, "this list"),
-    "/quit": _Command(_Chat.quit, "leave (so does Ctrl-D)"),
-}
+class Talk:
+    """The conversation that is open.
+
+    Parameters
+    ----------
+    settings, output, wishes
+        Of the command.
+    folder
+        The model's.
+    interactive
+        Whether somebody sits at a terminal.
+
+    Attributes
+    ----------
+    conversation
+        What was said.
+    knobs, thoughts
+        How the next answer is chosen and shown.
+    system, level
+        System message and thinking level of the conversations to come; None for none, and for
+        the model's.
+    attached
+        Files that go with the next message: name and text.
+    leaving
+        Set to end the chat.
+    """
+
+    def __init__(
+        self, settings: Settings, output: Output, wishes: Wishes, folder: Path, interactive: bool
+    ) -> None:
+        self.settings = settings
+        self.output = output
+        self.interactive = interactive
+        self.knobs = wishes.knobs
+        self.thoughts = wishes.thoughts
+        self.system = wishes.system
+        self.level: str | None = None
+        self.attached: list[tuple[str, str]] = []
+        self.leaving = False
+        self.conversation = Conversation(wishes.system, name=wishes.name)
+        self._wishes = wishes
+        self._folder = folder
+        self._opening: Opening | None = None
+        self._session: Session | None = None
+        self._lines: Lines | None = None
+        self._draft = ""  # of the next message
+        self._answered_with: tuple[Knobs, str] | None = None
+        self._last_press_s = float("-inf")
+        self._pressed = False
+        self._is_warned = False
+        self._waits = False  # for the engine
+
+    def run(
+        self, lines: Lines, opening: Opening, saved: Conversation | None, at_once: bool = False
+    ) -> None:
+        """Read and answer until the user leaves.
+
+        Parameters
+        ----------
+        lines
+            What is typed.
+        opening
+            The engine, which is opened while the first line is typed.
+        saved
+            What to begin with.
+        at_once
+            Open the engine before that.
+        """
+        self._lines, self._opening = lines, opening
+        if saved is not None:
+            if self._wishes.system not in (None, saved.system):
+                self.output.warning("--system is left out: the session has its own beginning")
+            saved.think = self.settings.think or saved.think
+            self.conversation = saved
+            saving.show_end(self)
+        try:
+            with self._ended_by_signals():
+                opening.start()
+                if at_once:
+                    self.session  # noqa: B018 (waits)
+                while not self.leaving:
+                    try:
+                        self._take(self._read())
+                    except LocalV4Error as error:
+                        if opening.has_failed:
+                            raise
+                        # What is wrong with a line that was typed may say how it began.
+                        self.output.failure(str(error), log=not isinstance(error, InvalidInput))
+        finally:
+            try:
+                saving.save_at_the_end(self)
+            finally:
+                opening.close()
+
+    def opened(self, engine: "Engine") -> None:
+        """Take an engine that has just been opened, and say what it is; from its thread."""
+        refuse_base(engine)
+        self._session = engine.session(context=self.settings.context)
+        if self.interactive:
+            show_card(self.output, self.settings, self._folder, engine, self._session)
+        if self.conversation.messages:
+            saving.load_state(self, self.conversation, self._session)
+        self.warn_of_context(engine, self._session)
+
+    @property
+    def engine(self) -> "Engine":
+        """The engine; waits until it is open."""
+        assert self._opening is not None
+        if self._opening.engine is None:
+            self.output.progress("opening the model ...")
+            self._waits = True
+            try:
+                self._opening.wait()
+            finally:
+                self._waits = False
+                self.output.clear_progress()
+        return self._opening.wait()
+
+    @property
+    def session(self) -> "Session":
+        """The session of all turns; waits until the engine is open."""
+        assert self.engine is not None
+        assert self._session is not None
+        return self._session
+
+    @property
+    def engine_if_open(self) -> "Engine | None":
+        """The engine, or None as long as it is not open."""
+        return None if self._opening is None else self._opening.engine
+
+    @property
+    def think(self) -> str:
+        """The thinking level in force."""
+        level = self.conversation.think or self.settings.think
+        return level or self.engine.default_thinking
+
+    def warn_of_context(self, engine: "Engine", session: "Session") -> None:
+        """Warn where the thinking level wants more context than there is."""
+        level = self.conversation.think or self.settings.think or engine.default_thinking
+        warn_of_short_context(level, session, engine, self.output)
+
+    def begin(self) -> None:
+        """Start over, without a name."""
+        saving.save_if_wanted(self)
+        self.conversation = Conversation(self.system, think=self.level)
+        self.attached.clear()
+        self._answered_with = None
+
+    def read_text(self, default: str) -> str | None:
+        """Return a text that is edited, without quotes around it; None if that is given up."""
+        assert self._lines is not None
+        try:
+            text = self._lines.read(lambda: "edit", default)
+        except KeyboardInterrupt:
+            return None
+        return None if text is None else unquoted(text)
+
+    def ask(self, text: str) -> bool:
+        """Answer one message; return whether there is an answer now.
+
+        A failed turn is taken back, a stopped one is kept.
+        """
+        files = [f"{name}:\n\n{content}" for name, content in self.attached]
+        said = {"role": "user", "content": "\n\n".join([*files, text])}
+        self._draft = text
+        engine, session, think = self.engine, self.session, self.think
+        self.conversation.think = think
+        seed = self._seed()
+        messages = [*self.conversation.prompt, said]
+        request = Request(messages, think, self.knobs.sampling(seed), self.knobs.max_tokens)
+        turn = Turn(engine, session, self.output, self.thoughts, Answer())
+        is_answered = False
+        try:
+            self._stream(turn, request)
+        finally:
+            answer = turn.answer
+            if answer.text or answer.reasoning or answer.finish_reason == "stop":
+                is_answered = True
+                unfinished = self._unfinished(turn, seed, think)
+                self.conversation.add(said, _reply(answer), unfinished=unfinished)
+                self.attached.clear()
+                self._draft = ""
+                self._answered_with = self.knobs, think
+        if is_answered:
+            self._say_how_it_ended(turn)
+        return is_answered
+
+    def more(self) -> None:
+        """Go on with an answer that ended early."""
+        before = self.conversation.unfinished
+        if before is None:
+            raise InvalidInput("there is no answer that ended early; /retry asks again")
+        messages = self.conversation.messages
+        text, reasoning = messages[-1]["content"], messages[-1].get("reasoning_content", "")
+        # A character that was cut in two comes whole now.
+        answer = Answer(text.removesuffix("\ufffd"), reasoning.removesuffix("\ufffd"))
+        sampling = self.knobs.sampling(before.seed)
+        prompt = self.conversation.prompt[:-1]
+        request = Request(prompt, before.think, sampling, self.knobs.max_tokens, before.ids)
+        turn = Turn(self.engine, self.session, self.output, self.thoughts, answer)
+        try:
+            self._stream(turn, request)
+        finally:
+            if turn.n_new:
+                messages[-1] = _reply(answer)
+                unfinished = self._unfinished(turn, before.seed, before.think)
+                self.conversation.unfinished = unfinished
+                self.conversation.unsaved = True
+        self._say_how_it_ended(turn)
+
+    def retry(self, text: str | None = None) -> None:
+        """Ask the last question again, or another one in its place; keep what can't be bettered."""
+        conversation = self.conversation
+        if not conversation.messages:
+            raise InvalidInput("nothing was asked that could be asked again")
+        if text is None and self.knobs.is_fixed and self._answered_with == (self.knobs, self.think):
+            raise InvalidInput(
+                "the same answer would come again; /set seed none, or /set temperature 1"
+            )
+        before = [*conversation.messages], conversation.unfinished, conversation.unsaved
+        question = conversation.messages[-2]["content"]
+        conversation.take_back(1)
+        is_answered = False
+        try:
+            is_answered = self.ask(question if text is None else text)
+        finally:
+            if not is_answered and len(conversation.messages) < len(before[0]):
+                conversation.messages, conversation.unfinished, conversation.unsaved = before
+                self._draft = "" if text is None else text
+
+    def suggestions(self, typed: str) -> "Iterator[Suggestion]":
+        """Return what may follow what was typed."""
+        from localv4.cli.chat.commands import suggestions
+
+        return suggestions(self, typed)
+
+    def _read(self) -> str | None:
+        """Return the next line, stripped; None to leave."""
+        assert self._lines is not None
+        draft, self._draft = self._draft, ""
+        try:
+            line = self._lines.read(lambda: meter(self._session, self.attached), draft)
+        except KeyboardInterrupt:
+            self._press()
+            return ""
+        self._pressed = False
+        return None if line is None else line.strip()
+
+    def _take(self, line: str | None) -> None:
+        """Do what a line asks for."""
+        from localv4.cli.chat.commands import obey
+
+        if line is None:
+            self.leaving = True
+        elif line.startswith("/") and not line.startswith("//"):
+            obey(self, line)
+        elif text := unquoted(line.removeprefix("/") if line.startswith("//") else line):
+            self.ask(text)
+
+    def _press(self) -> None:
+        """Take a Ctrl-C while nothing runs: a second one leaves."""
+        since_s = time.monotonic() - self._last_press_s
+        if not self.interactive or (self._pressed and since_s > _DOUBLE_S):
+            raise KeyboardInterrupt
+        if not self._pressed:
+            self.output.note("(Ctrl-C once more leaves, and so does Ctrl-D)")
+        self._pressed = True
+
+    def _stream(self, turn: Turn, request: Request) -> None:
+        try:
+            turn.stream(request)
+        except ContextOverflow as error:
+            if not self.conversation.messages:
+                raise
+            words = str(error).partition(";")[0]
+            raise ContextOverflow(f"{words}; {self._full_advice()}") from None
+        finally:
+            if turn.answer.finish_reason == "interrupted":
+                self._pressed, self._last_press_s = True, time.monotonic()
+
+    def _seed(self) -> int:
+        import secrets
+
+        return secrets.randbits(53) if self.knobs.seed is None else self.knobs.seed
+
+    def _unfinished(self, turn: Turn, seed: int, think: str) -> Unfinished | None:
+        if turn.answer.finish_reason == "stop" or not turn.ids:
+            return None
+        return Unfinished(turn.ids, seed, think)
+
+    def _say_how_it_ended(self, turn: Turn) -> None:
+        """Say why there is no more of an answer, if the model did not end it."""
+        answer, say = turn.answer, self.output.note
+        session = self.session
+        if answer.finish_reason == "stop" and not answer.text:
+            say("(the answer is empty; /retry asks again)")
+        if answer.finish_reason == "length":
+            limit, n_new = self.knobs.max_tokens, answer.usage["completion_tokens"]
+            if limit is None or n_new < limit:
+                self.output.warning(f"the context is full; {self._full_advice()}")
+            elif answer.text:
+                say(f"(cut after {n_new:,} tokens, as max_tokens says; /more goes on)")
+            else:
+                n_tokens = f"all {len(turn.ids):,} tokens went into thinking"
+                say(f"no answer yet: {n_tokens}; /more continues")
+        share = session.position / session.context
+        if share >= _FULL and not self._is_warned and answer.finish_reason != "length":
+            self._is_warned = True
+            self.output.warning(f"{share:.0%} of the context is in use; {self._full_advice()}")
+        self.output.gap()
+
+    def _full_advice(self) -> str:
+        most = self.engine.config.max_position_embeddings
+        larger = ", or start again with a larger --context" if self.session.context < most else ""
+        return f"/new starts over{larger}"
+
+    @contextlib.contextmanager
+    def _ended_by_signals(self) -> Iterator[None]:
+        """Have SIGTERM, and the end of the terminal, end the chat as its user would."""
+
+        def end(_number: int, _frame: FrameType | None) -> None:
+            assert self._lines is not None
+            error = Stopped(143, "terminated")
+            if self._waits:
+                raise error
+            self._lines.stop(error)
+
+        def pass_on(_number: int, _frame: FrameType | None) -> None:
+            signal.raise_signal(signal.SIGTERM)  # for whoever handles that now
+
+        before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, pass_on)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def _half_a_line() -> bool:
-    """Return whether something was typed when Ctrl-C ended the reading of a line."""
-    editor = sys.modules.get("readline")
-    return editor is not None and bool(editor.get_line_buffer())
+def _reply(answer: Answer) -> dict[str, str]:
+    reply = {"role": "assistant", "content": answer.text}
+    if answer.reasoning:
+        reply["reasoning_content"] = answer.reasoning
+    return reply

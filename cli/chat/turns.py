@@ -1,46 +1,98 @@
 """One turn of a chat: an answer, shown as it comes, that can be stopped."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from localv4.cli.chat.keyboard import no_echo
+from localv4.cli.chat.view import AnswerView, Thoughts
 from localv4.cli.output import Output
 from localv4.cli.prefill_bar import PrefillBar
-from localv4.cli.statistics import statistics_line
+from localv4.cli.statistics import answer_line
 from localv4.cli.stopping import Stopped, stoppable
-from localv4.cli.writers import Answer, TextWriter
+from localv4.cli.writers import Answer
 
 if TYPE_CHECKING:
     from localv4.engine import Engine
     from localv4.events import Event
     from localv4.generate import Generation
+    from localv4.sampling import SamplingParams
     from localv4.session import Session
 
-__all__ = ["Turn"]
+__all__ = ["Request", "Turn"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked.
+
+    Attributes
+    ----------
+    messages
+        All that was said, up to the question.
+    thinking
+        Level of thinking.
+    sampling, max_tokens
+        How the answer's tokens are chosen, and the most there may be.
+    begun
+        Tokens of the answer that are there already.
+    """
+
+    messages: Sequence[dict[str, str]]
+    thinking: str
+    sampling: "SamplingParams"
+    max_tokens: int | None
+    begun: tuple[int, ...] = ()
 
 
 class Turn:
-    """An answer to what was said last.
+    """An answer to what was said last, or the rest of one.
 
     Parameters
     ----------
     engine, session
         What answers.
-    output
-        Where to.
+    output, thoughts
+        Where to, and what becomes of thinking.
+    answer
+        What has come of the answer before.
+
+    Attributes
+    ----------
+    answer
+        What has come of it so far.
     """
 
-    def __init__(self, engine: "Engine", session: "Session", output: Output) -> None:
+    def __init__(
+        self,
+        engine: "Engine",
+        session: "Session",
+        output: Output,
+        thoughts: Thoughts,
+        answer: Answer,
+    ) -> None:
+        self.answer = answer
         self._engine = engine
         self._session = session
         self._output = output
+        self._view = AnswerView(output, thoughts)
         self._generation: Generation | None = None
+        self._begun: tuple[int, ...] = ()
         self._stops_softly = False
         self._n_prompt = 0
-        self.answer = Answer()
 
-    def stream(
-        self, messages: list[dict[str, str]], thinking: str | None, max_tokens: int | None
-    ) -> None:
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All tokens of the answer."""
+        return self._begun + (() if self._generation is None else self._generation.ids)
+
+    @property
+    def n_new(self) -> int:
+        """Tokens of the answer that this turn has added."""
+        return len(self.ids) - len(self._begun)
+
+    def stream(self, request: Request) -> None:
         """Show the answer; Ctrl-C ends it after the current token, or at once while it waits.
 
         Raises
@@ -50,35 +102,37 @@ class Turn:
         Stopped
             The process is to end.
         """
-        writer = TextWriter(self._output)
-        before = self._engine.stats
+        self._begun = request.begun
+        before, begun_s = self._engine.stats, time.monotonic()
         try:
-            with stoppable(stop_softly=self._stop_softly):
-                for event in self._events(messages, thinking, max_tokens):
+            with no_echo(), stoppable(stop_softly=self._stop_softly):
+                for event in self._events(request):
                     self.answer.take(event)
-                    writer.event(event)
+                    self._view.event(event)
         except Stopped as error:
+            self.answer.finish_reason = error.finish_reason
             if error.finish_reason != "interrupted":
                 raise
-            self.answer.finish_reason = error.finish_reason
         finally:
             if self._generation is not None:
-                writer.end(self.answer, {})
-                said = statistics_line(self._engine.stats.since(before))
+                self._view.end()
+                done = self._engine.stats.since(before)
+                total_s, columns = time.monotonic() - begun_s, self._output.note_columns
+                said = answer_line(done, self.n_new, total_s, columns)
                 self._output.note(said, level=0 if self._output.on_terminal else 1, log=True)
         if self.answer.finish_reason == "interrupted":
             self._output.note(self._stopped_words())
 
-    def _events(
-        self, messages: list[dict[str, str]], thinking: str | None, max_tokens: int | None
-    ) -> "Iterator[Event]":
+    def _events(self, request: Request) -> "Iterator[Event]":
         bar = PrefillBar(self._output)
         self._generation = self._engine.generate(
-            messages,
-            max_tokens=max_tokens,
+            request.messages,
+            sampling=request.sampling,
+            max_tokens=request.max_tokens,
             session=self._session,
-            thinking=thinking,
+            thinking=request.thinking,
             progress=bar.advance,
+            begun=request.begun,
         )
         self._n_prompt = len(self._generation.pending_ids)
         return bar.events(self._generation)
@@ -93,7 +147,7 @@ class Turn:
 
     def _stopped_words(self) -> str:
         if self.answer.usage:
-            return "(stopped)"
+            return "(stopped; /more goes on)" if self.ids else "(stopped)"
         n_read = 0
         if self._generation is not None:
             n_read = self._n_prompt - len(self._generation.pending_ids)

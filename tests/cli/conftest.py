@@ -5,7 +5,9 @@ by test_run_contract.py.
 """
 
 import io
+import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,8 @@ import pytest
 
 import localv4
 from localv4.cli.app import run_command
-from localv4.events import Event, Usage
+from localv4.errors import ContextOverflow
+from localv4.events import Event, Timings, Usage
 from localv4.memory import MemoryPlan
 from localv4.state_file import read_head, state_bytes, write_state
 from localv4.stats import Stats
@@ -29,6 +32,28 @@ def event(kind: Any, text: str = "", **rest: Any) -> Event:
 
 def done(reason: Any = "stop") -> Event:
     return Event("done", ids=(1,), finish_reason=reason, usage=Usage(5, 2, 1))
+
+
+THOUGHT = [
+    event("prefill", usage=Usage(5, 0, 0), timings=Timings(0.25, 0)),
+    event("reasoning", "Hm. ", ids=(7, 8)),
+    event("text", "4", ids=(9,)),
+    done(),
+]
+TOO_LONG = 10 * "long "  # for a context of 9
+
+
+def wait() -> None:
+    time.sleep(20)
+
+
+class Letters:
+    """A tokenizer of single bytes; 300 and above are spare."""
+
+    vocab_size = 300
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id])
 
 
 @dataclass
@@ -50,6 +75,19 @@ class FakeSession:
     def mend(self) -> None:
         self.n_mended += 1
 
+    def check_fits(self, ids: list[int], rewound: bool) -> None:
+        if len(ids) > self.context:
+            raise ContextOverflow(f"{len(ids)} tokens do not fit a context of {self.context}")
+
+    def rewind(self, ids: list[int]) -> None:
+        self.ids = []
+
+    def prefill(self, ids: list[int], logits: str) -> None:
+        self.ids = [*self.ids, *ids]
+
+    def keep(self) -> None:
+        pass
+
     def saved_bytes(self, facts: dict[str, Any]) -> int:
         return state_bytes(self._head(facts), {})
 
@@ -65,6 +103,15 @@ class FakeSession:
         return {"n_tokens": self.position, **facts, "state": self.ids}
 
 
+class FakeFormat:
+    """Turns text into its bytes, and messages into those of their contents."""
+
+    def ids(self, prompt: Any, thinking: str, tools: Any = None) -> tuple[list[int], None]:
+        if not isinstance(prompt, str):
+            prompt = "".join(str(message["content"]) for message in prompt)
+        return [*prompt.encode()], None
+
+
 class Playback:
     """Events; an exception among them is raised, a function called.
 
@@ -76,10 +123,15 @@ class Playback:
         self._progress = progress
         self._interrupted = False
         self._n_read = 0
+        self._ids: list[int] = []
 
     @property
     def pending_ids(self) -> tuple[int, ...]:
         return (1, 2, 3, 4, 5)[self._n_read :]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(self._ids)
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -94,6 +146,7 @@ class Playback:
             elif callable(step):
                 step()
             else:
+                self._ids += step.ids
                 yield step
             if self._interrupted:
                 yield done("interrupted")
@@ -110,7 +163,14 @@ class FakeEngine:
     profile: str = "preview"
     threads: int = 2
     default_thinking: str = "high"
-    config: Any = field(default_factory=lambda: SimpleNamespace(max_position_embeddings=2**20))
+    config: Any = field(
+        default_factory=lambda: SimpleNamespace(
+            max_position_embeddings=2**20,
+            num_hidden_layers=3,
+            n_routed_experts=8,
+            num_experts_per_tok=2,
+        )
+    )
     plan: MemoryPlan = field(default_factory=lambda: MemoryPlan(1, 2, 3, 4, 5, 6, 7, 2**30, 1024))
     stats: Stats = field(
         default_factory=lambda: Stats(
@@ -120,6 +180,7 @@ class FakeEngine:
     refusal: BaseException | None = None
     closed: bool = False
     loaded: dict[str, Any] = field(default_factory=dict)
+    later: list[list[Any]] = field(default_factory=list)  # events of this answer and the next ones
     asked: list[dict[str, Any]] = field(default_factory=list)
     contexts: list[int | None] = field(default_factory=list)
 
@@ -129,7 +190,11 @@ class FakeEngine:
 
     def generate(self, prompt: Any, progress: Any, **rest: Any) -> "Playback":
         self.asked.append({"prompt": [*prompt] if isinstance(prompt, list) else prompt, **rest})
-        return Playback(self.events, progress)
+        return Playback(self.later.pop(0) if self.later else self.events, progress)
+
+    @property
+    def prompt_format(self) -> FakeFormat:
+        return FakeFormat()
 
     def __enter__(self) -> "FakeEngine":
         return self
@@ -181,6 +246,23 @@ def command(monkeypatch, capsys):
         return Result(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def answers(command, tmp_path):
+    """Return a function that answers lines of prompts, with further arguments."""
+    path = tmp_path / "prompts.jsonl"
+
+    def answer(*lines: Any, arguments: tuple[str, ...] = ()) -> Result:
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        result: Result = command("run", "--prompts", str(path), *arguments)
+        return result
+
+    return answer
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Saved conversations in a chat: commands on a played-back engine, then the real one."""
 
-import builtins
 import os
 import re
 import subprocess
@@ -12,8 +11,8 @@ import pytest
 from localv4.errors import DamagedSession, OutOfBudget
 from localv4.state_file import read_head, write_state
 from localv4.synthetic import synthesise
-from tests.cli.conftest import event
 from tests.cli.chat.test_chat import contents
+from tests.cli.conftest import event
 from tests.conftest import ROOT
 
 HELLO = ("assistant", "Hello")
@@ -38,12 +37,19 @@ def test_save_and_load(engine, command, folder):
     assert result.code == 0
     assert "saved as 'a b', " in result.err
     # the played-back session has no state to load
-    assert "loaded 'a b': 2 messages, from its text" in result.err
+    assert "loaded 'a b': 1 turn, from its text" in result.err
     opening = ("system", "S")
     assert contents(engine.asked[1]) == [opening, ("user", "two")]
     assert contents(engine.asked[2]) == [opening, ("user", "one"), HELLO, ("user", "three")]
-    # without --session nothing is saved unasked
-    assert saved(folder, "a b") == [("user", "one"), HELLO]
+    # it has a name, so it was saved at the end
+    assert saved(folder, "a b") == [("user", "one"), HELLO, ("user", "three"), HELLO]
+
+
+def test_what_has_no_name_is_not_saved(engine, command, type_lines, folder):
+    assert "saved" not in command("chat", stdin=b"one\n").err
+    result, _ = type_lines("one")
+    assert result.err.endswith("(not saved: /save does that, or chat --session NAME)\n")
+    assert not folder.exists()
 
 
 def test_save_makes_a_name_and_keeps_it(engine, command, folder):
@@ -123,28 +129,18 @@ def test_new_and_load_save_the_session_they_leave(engine, command, folder):
     assert len(saved(folder, "b")) == 6
 
 
-def test_ctrl_c_at_an_empty_prompt_saves(engine, command, folder, monkeypatch):
-    lines = iter(["one"])
-
-    def read(_prompt):
-        line = next(lines, None)
-        if line is None:
-            raise KeyboardInterrupt
-        return line
-
-    monkeypatch.setattr(builtins, "input", read)
-    result = command("chat", "--session", "a", terminal=True)
+def test_leaving_with_ctrl_c_saves(engine, type_lines, folder):
+    leaves = KeyboardInterrupt(), KeyboardInterrupt()
+    result, _ = type_lines("one", *leaves, arguments=("--session", "a"))
     assert result.code == 130
     assert "saved as 'a'" in result.err
     assert saved(folder, "a") == [("user", "one"), HELLO]
 
 
-def test_ctrl_c_while_a_session_is_loaded_stays_in_the_chat(engine, command, folder, monkeypatch):
+def test_ctrl_c_while_a_session_is_loaded_stays_in_the_chat(engine, command, folder, type_lines):
     command("chat", "--session", "a", stdin=b"one\n")
     engine.refusal = KeyboardInterrupt()
-    lines = iter(["two", "/load a", "three", "/quit"])
-    monkeypatch.setattr(builtins, "input", lambda _: next(lines))
-    result = command("chat", terminal=True)
+    result, _ = type_lines("two", "/load a", "three", "/quit")
     assert result.code == 0
     assert "(stopped)\n" in result.err
     assert contents(engine.asked[-1]) == [("user", "two"), HELLO, ("user", "three")]
@@ -159,18 +155,11 @@ def test_a_session_that_cannot_be_saved_fails_at_the_end(engine, command, folder
     assert contents(engine.asked[1]) == [("user", "one"), HELLO, ("user", "two")]
 
 
-def test_quit_at_a_terminal_waits_for_a_session_to_be_saved(engine, command, folder, monkeypatch):
-    lines = iter(["one", "/quit", "two"])
-
-    def read(_prompt):
-        line = next(lines, None)
-        if line is None:
-            raise EOFError
-        return line
-
-    monkeypatch.setattr(builtins, "input", read)
+def test_quit_at_a_terminal_waits_for_a_session_to_be_saved(
+    engine, folder, monkeypatch, type_lines
+):
     monkeypatch.setenv("LOCALV4_SESSION_LIMIT", "9")
-    result = command("chat", "--session", "a", terminal=True)
+    result, _ = type_lines("one", "/quit", "two", arguments=("--session", "a"))
     assert (result.code, len(engine.asked)) == (4, 2)
     assert result.err.count("Ctrl-D leaves all the same") == 1
     assert result.err.count("raise LOCALV4_SESSION_LIMIT") == 2
@@ -181,8 +170,8 @@ def test_a_refused_state_opens_the_text(engine, command, folder, error):
     command("chat", "--session", "a", stdin=b"one\n")
     engine.refusal = error
     result = command("chat", "--session", "a", "-v", stdin=b"two\n")
-    assert f"localv4: {error}\nloaded 'a': 2 messages, from its text" in result.err
-    assert "\n> one\nHello\n" in result.err
+    assert f"localv4: {error}\nloaded 'a': 1 turn, from its text" in result.err
+    assert "> one\nHello\n" in result.err
     assert contents(engine.asked[1]) == [("user", "one"), HELLO, ("user", "two")]
 
 
@@ -209,7 +198,7 @@ def test_a_folder_that_may_not_be_changed_still_opens(engine, command, folder, m
     monkeypatch.setattr("localv4.session_store.os.utime", refuse)
     monkeypatch.setattr("localv4.replacing.tempfile.mkstemp", refuse)
     result = command("chat", "--session", "a", stdin=b"")
-    assert (result.code, result.err) == (0, "loaded 'a': 2 messages, from its text, which the next "
+    assert (result.code, result.err) == (0, "loaded 'a': 1 turn, from its text, which the next "
                                             "turn reads\n")  # fmt: skip
     result = command("chat", "--session", "a", stdin=b"two\n")
     assert result.code == 1
@@ -261,7 +250,7 @@ def chat(command, checkpoint):
 
 def prompts(err: str) -> list[int]:
     """Return how many tokens of each turn were read."""
-    return [int(count.replace(",", "")) for count in re.findall(r"prompt ([\d,]+) tokens at", err)]
+    return [int(count.replace(",", "")) for count in re.findall(r"prompt ([\d,]+) at", err)]
 
 
 def test_another_process_reads_only_what_is_new(checkpoint, chat, folder):
@@ -278,7 +267,7 @@ def test_another_process_reads_only_what_is_new(checkpoint, chat, folder):
     assert first > len(QUESTION)
     assert len(saved(folder, "a")) == 2
     err = talk(b"And now?\n")
-    assert re.search(rf"loaded 'a': 2 messages, {first + 4:,} tokens from its state", err)
+    assert re.search(rf"loaded 'a': 1 turn, {first + 4:,} tokens from its state", err)
     (second,) = prompts(err)
     assert second < 30
     assert len(saved(folder, "a")) == 4
@@ -291,7 +280,7 @@ def test_a_torn_state_opens_the_text(chat, folder):
     result = chat("--session", "a", lines=b"And now?\n")
     assert result.code == 0
     assert "text is intact and opens without its state" in result.err
-    assert "loaded 'a': 2 messages, from its text" in result.err
+    assert "loaded 'a': 1 turn, from its text" in result.err
     (second,) = prompts(result.err)
     assert second > first
     # and it was saved anew, with its state

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 import localv4
-from localv4.cli.chat.conversations import Conversation, load_state, model_name, new_name, read, save
+from localv4.cli.chat.conversations import (
+    Conversation,
+    load_state,
+    model_name,
+    new_name,
+    read,
+    save,
+)
 from localv4.errors import DamagedSession, InvalidInput, LocalV4Error, OutOfBudget
 from localv4.session_store import SessionStore
 from localv4.state_file import read_head, write_state
