@@ -1,9 +1,11 @@
 """What a chat says of itself at the start: the model, where it is, and what memory is for."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import localv4
+from localv4.cli.dry_run import speed_words
 from localv4.cli.output import Output, one_line
 from localv4.settings import Settings
 from localv4.sizes import format_bytes
@@ -22,30 +24,53 @@ def show_card(
     output: Output, settings: Settings, folder: Path, engine: "Engine", session: "Session"
 ) -> None:
     """Show the card, unless the user wants quiet."""
-    config = engine.config
+    from localv4.expected import expected
+
+    config, plan = engine.config, engine.plan
     experts = f"{config.n_routed_experts} experts, {config.num_experts_per_tok} a token"
+    name = settings.model or "built-in, random weights that talk nonsense"
+    found = expected(config, plan, engine.threads, folder)
     rows = {
-        "model": f"{settings.model or 'built-in, random weights'}: "
-        f"{config.num_hidden_layers} layers, {experts}",
-        "files": _home(folder),
-        "memory": _memory(engine.plan),
+        "model": f"{name}; {config.num_hidden_layers} layers, {experts}",
+        "files": _at_home(folder),
+        "memory": _memory(plan),
         "context": f"{session.context:,} tokens",
+        "speed": speed_words(found, settings.model),
     }
-    lines = [f"localv4 {localv4.__version__}, /help lists the commands"]
-    lines += [f"{name:<{_WIDTH}} {one_line(text)}" for name, text in rows.items()]
+    lines = [f"localv4 {localv4.__version__}; /help lists the commands"]
+    for label, text in rows.items():
+        lines += _wrapped(label, one_line(text), output.note_columns - 1)
     output.note("\n".join(lines))
+
+
+def _wrapped(label: str, text: str, columns: int) -> list[str]:
+    """Return a row as lines; words, and so paths, stay whole."""
+    first, next_ = f"{label:<{_WIDTH}} ", " " * (_WIDTH + 1)
+    return textwrap.wrap(
+        text,
+        columns,
+        initial_indent=first,
+        subsequent_indent=next_,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _memory(plan: "MemoryPlan") -> str:
     """Return what memory is for."""
-    parts = {"dense": plan.dense + plan.head, "experts": plan.experts, "KV": plan.kv}
-    listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
-    how = f", {plan.n_slots:,} experts at a time" if plan.streams else ", all weights in memory"
-    return f"{format_bytes(plan.total)} of {format_bytes(plan.budget)}: {listed}{how}"
+    dense, kv = format_bytes(plan.dense + plan.head), format_bytes(plan.kv_most)
+    if not plan.streams:
+        weights = format_bytes(plan.dense + plan.head + plan.experts)
+        used = f"all weights, {weights}; up to {kv} for the context"
+    else:
+        experts = f"{format_bytes(plan.experts)} for {plan.n_slots:,} experts, the others from disk"
+        used = f"{dense} for what every token needs, {experts}; up to {kv} for the context"
+    return f"at most {format_bytes(plan.budget)}: {used}"
 
 
-def _home(folder: Path) -> str:
+def _at_home(folder: Path) -> str:
     """Return a path with ~ for the home folder."""
-    home = str(Path.home())
-    text = str(folder)
-    return f"~{text[len(home) :]}" if text.startswith(f"{home}/") else text
+    try:
+        return f"~/{folder.relative_to(Path.home())}"
+    except (ValueError, RuntimeError):  # elsewhere, or there is no home folder
+        return str(folder)
