@@ -69,6 +69,10 @@ class FakeSession:
     def position(self) -> int:
         return len(self.ids)
 
+    @property
+    def kv_bytes(self) -> int:
+        return 3514 * self.position
+
     def reset(self) -> None:
         self.ids = []
 

@@ -242,7 +242,7 @@ def chat(command, checkpoint):
     """Return a function that chats with a real model, of which each answer has 5 tokens."""
 
     def run(*arguments: str, lines: bytes, model: Path = checkpoint):
-        flags = ["--max-tokens", "5", "--think", "off", "-v", "-m", str(model)]
+        flags = ["--max-tokens", "5", "--seed", "1", "--think", "off", "-v", "-m", str(model)]
         return command("chat", *flags, *arguments, stdin=lines)
 
     return run
@@ -255,7 +255,7 @@ def prompts(err: str) -> list[int]:
 
 def test_another_process_reads_only_what_is_new(checkpoint, chat, folder):
     arguments = [sys.executable, "-m", "localv4", "chat", "-m", str(checkpoint), "--session", "a"]
-    arguments += ["--max-tokens", "5", "--think", "off", "-v"]
+    arguments += ["--max-tokens", "5", "--seed", "1", "--think", "off", "-v"]
 
     def talk(line: bytes) -> str:
         done = subprocess.run(
