@@ -1,28 +1,23 @@
-"""``localv4 run``: one answer for a script."""
+"""``localv4 run``: one answer for a script, or many."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-import localv4
 from localv4.cli import options
+from localv4.cli.answering import Outcome, Parameters, Request, answer
 from localv4.cli.opening import open_engine, refuse_base, warn_of_short_context
 from localv4.cli.output import Output
-from localv4.cli.prefill_bar import PrefillBar
 from localv4.cli.prompt import read_prompt
-from localv4.cli.statistics import statistics_line, stream_timings
+from localv4.cli.statistics import statistics_line
 from localv4.cli.stopping import Stopped, check_timeout, stoppable
-from localv4.cli.writers import Answer, JsonlWriter, JsonWriter, TextWriter, Writer
+from localv4.cli.writers import JsonlWriter, JsonWriter, TextWriter, Writer
 from localv4.errors import InvalidInput
 from localv4.settings import Settings
-
-if TYPE_CHECKING:
-    from localv4.sampling import SamplingParams
-    from localv4.stats import Stats
 
 __all__ = ["run"]
 
@@ -31,29 +26,6 @@ _WRITERS: dict[str, Callable[[Output], Writer]] = {
     "json": JsonWriter,
     "jsonl": JsonlWriter,
 }
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What is asked, apart from the settings."""
-
-    prompt: str | list[dict[str, Any]]
-    sampling: "SamplingParams"
-    max_tokens: int | None
-    stop: list[str]
-
-    @property
-    def is_raw(self) -> bool:
-        return isinstance(self.prompt, str)
-
-
-@dataclass
-class _Outcome:
-    """What has come of it so far; kept up to date, because it may be stopped at any moment."""
-
-    answer: Answer = field(default_factory=Answer)
-    timings: dict[str, float] = field(default_factory=dict)
-    done: "Stats | None" = None
 
 
 def run(
@@ -65,42 +37,40 @@ def run(
     prompt_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Read the prompt from a file.")
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Answer many: JSON lines in, JSON lines out; - is stdin."
+        ),
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="With --prompts: add lines here; goes on if stopped."
+        ),
+    ] = None,
     system: options.System = None,
+    tools: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Offer these tools: a JSON list.")
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text: no template.")] = False,
     output_format: Annotated[
-        Literal["text", "json", "jsonl"], typer.Option("--format", help="What stdout carries.")
-    ] = "text",
+        Literal["text", "json", "jsonl"] | None,
+        typer.Option("--format", help="What stdout carries; else text."),
+    ] = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, max=20, help="In JSON: each token's logprob, and N others."
+        ),
+    ] = None,
     model: options.Model = None,
     max_tokens: options.MaxTokens = None,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            metavar="X", show_default=False, help="0 always takes the likeliest token; else 1."
-        ),
-    ] = 1.0,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            metavar="X", show_default=False, help="Keep tokens up to this probability; else 1."
-        ),
-    ] = 1.0,
-    top_k: Annotated[
-        int,
-        typer.Option(
-            metavar="N", show_default=False, help="Keep this many tokens; 0, the default: all."
-        ),
-    ] = 0,
-    min_p: Annotated[
-        float,
-        typer.Option(
-            metavar="X",
-            show_default=False,
-            help="Keep tokens this likely beside the likeliest.",
-        ),
-    ] = 0.0,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Repeats an answer; else drawn.")
-    ] = None,
+    temperature: options.Temperature = 1.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    min_p: options.MinP = 0.0,
+    seed: options.Seed = None,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable.")
     ] = None,
@@ -116,7 +86,7 @@ def run(
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Print one answer.
+    """Print one answer, or with --prompts many.
 
     Standard output carries the answer and nothing else; thinking, progress and warnings go to
     standard error. Piped standard input is joined to the prompt by a blank line; one line end at
@@ -125,6 +95,9 @@ def run(
     The answer ends when the model ends it, at --stop, after --max-tokens, or when the context is
     full: without a limit that can be long.
 
+    A line of --prompts is a JSON text, or an object with "prompt" or "messages", and perhaps "id"
+    and parameters of its own, such as "max_tokens". Each answer is a line of JSON.
+
     Exit codes: 0 done, 1 failed, 2 usage, 3 model missing or damaged, 4 not enough memory or disk,
     124 timeout, 130 interrupted, 143 terminated. What was written before stays on standard output.
 
@@ -132,27 +105,45 @@ def run(
     --------
     localv4 run -m flash "Why is the sky blue?" --max-tokens 40
     git diff | localv4 run -m flash "Review this" --max-tokens 40
-    localv4 run -m flash --prompt-file letter.txt --format json --max-tokens 40
+    echo '"Why?"' | localv4 run -m flash --prompts - --max-tokens 40
     localv4 run -m flash-base --raw "Once upon a time" --max-tokens 40 --seed 7
     """
     flags: dict[str, object] = {"model": model, "memory": memory, "threads": threads}
     flags |= {"context": context, "numerics": numerics, "think": think, "profile": profile}
     settings, output = options.start(ctx, flags, quiet, verbose)
-    if raw and (system is not None or think is not None or profile is not None):
-        raise InvalidInput("--raw has no template; leave out --system, --think and --profile")
+    if raw and any(given is not None for given in (system, think, profile, tools)):
+        raise InvalidInput("--raw has no template; leave out --system, --think, --profile, --tools")
+    if logprobs is not None and prompts is None and output_format in (None, "text"):
+        raise InvalidInput("--logprobs has no place in text; add --format json or --format jsonl")
+    if "" in (stop or ()):
+        raise InvalidInput("--stop is empty; give at least one character, or leave it out")
     check_timeout(timeout)
+    sampled = (temperature, top_p, top_k, min_p, seed)
+    thinking = "off" if raw else settings.think
+    parameters = Parameters(system, max_tokens, *sampled, tuple(stop or ()), thinking)
+    parameters.sampling(seed)
+    offered = None if tools is None else _tools(tools)
+    request = Request("", parameters, offered, logprobs)
+    if prompts is not None:
+        if prompt is not None or prompt_file is not None:
+            raise InvalidInput("--prompts has all prompts; leave out PROMPT and --prompt-file")
+        if output_format not in (None, "jsonl"):
+            raise InvalidInput(
+                f"--prompts prints JSON lines, one an answer; leave out --format {output_format}"
+            )
+        _run_many(settings, output, prompts, request, raw, results, timeout)
+        return
+    if results is not None:
+        raise InvalidInput("--output belongs to --prompts; write > FILE for one answer")
     text = read_prompt(prompt, prompt_file, 'localv4 run "Why is the sky blue?"')
+    request = replace(request, prompt=text if raw else _messages(text, system))
+    _run(settings, output, request, _WRITERS[output_format or "text"](output), timeout)
 
-    # Imported here, as they are not for --help.
-    import secrets
 
-    from localv4.sampling import SamplingParams
+def _tools(path: Path) -> list[dict[str, Any]]:
+    from localv4.cli.tools_file import read_tools
 
-    if seed is None:
-        seed = secrets.randbits(32)
-    sampling = SamplingParams(temperature, top_p, top_k, min_p, seed)
-    request = _Request(text if raw else _messages(text, system), sampling, max_tokens, stop or [])
-    _run(settings, output, request, _WRITERS[output_format](output), timeout)
+    return read_tools(path)
 
 
 def _messages(prompt: str, system: str | None) -> list[dict[str, Any]]:
@@ -160,26 +151,41 @@ def _messages(prompt: str, system: str | None) -> list[dict[str, Any]]:
     return [*messages, {"role": "user", "content": prompt}]
 
 
+def _run_many(
+    settings: Settings,
+    output: Output,
+    prompts: Path,
+    base: Request,
+    raw: bool,
+    results: Path | None,
+    timeout_s: float | None,
+) -> None:
+    """Answer all prompts of a file; it is checked, and so are the results there are, first."""
+    from localv4.cli.many import answer_all
+    from localv4.cli.prompts_file import read_prompts
+    from localv4.cli.results_file import ResultsFile
+
+    entries = read_prompts(prompts, base, raw, settings)
+    if results is None:
+        answer_all(settings, output, entries, None, timeout_s)
+        return
+    with ResultsFile(results, entries) as file:
+        answer_all(settings, output, entries, file, timeout_s)
+
+
 def _run(
-    settings: Settings, output: Output, request: _Request, writer: Writer, timeout_s: float | None
+    settings: Settings, output: Output, request: Request, writer: Writer, timeout_s: float | None
 ) -> None:
     """Answer; if that is stopped, show what there is before saying so."""
-    outcome = _Outcome()
+    outcome = Outcome(seed=request.parameters.chosen_seed())
     stopped: Stopped | None = None
-    begun_s = time.monotonic()
     try:
         with stoppable(timeout_s):
             _answer(settings, output, request, writer, outcome)
     except Stopped as error:
         stopped = error
         outcome.answer.finish_reason = error.finish_reason
-    outcome.timings["total_s"] = round(time.monotonic() - begun_s, 6)
-    facts = {
-        "timings": outcome.timings,
-        "seed": request.sampling.seed,
-        "model": settings.model or "built-in",
-        "version": localv4.__version__,
-    }
+    facts = outcome.facts(settings)
     writer.end(outcome.answer, facts)
     total_s = outcome.timings["total_s"]
     said = f"{total_s:.1f} s in all"
@@ -191,36 +197,13 @@ def _run(
 
 
 def _answer(
-    settings: Settings, output: Output, request: _Request, writer: Writer, outcome: _Outcome
+    settings: Settings, output: Output, request: Request, writer: Writer, outcome: Outcome
 ) -> None:
     begun_s = time.monotonic()
     with open_engine(settings, output) as engine:
         outcome.timings["load_s"] = round(time.monotonic() - begun_s, 6)
-        if not request.is_raw:
+        if not isinstance(request.prompt, str):
             refuse_base(engine)
         session = engine.session(context=settings.context)
-        level = "off" if request.is_raw else settings.think or engine.default_thinking
-        warn_of_short_context(level, session, engine, output)
-        bar = PrefillBar(output)
-        generation = engine.generate(
-            request.prompt,
-            sampling=request.sampling,
-            max_tokens=request.max_tokens,
-            stop=request.stop,
-            session=session,
-            thinking=level,
-            progress=bar.advance,
-        )
-        try:
-            for event in bar.events(generation):
-                outcome.answer.take(event)
-                writer.event(event)
-        finally:
-            done = outcome.done = engine.stats
-            outcome.timings |= {
-                "prefill_s": round(done.prefill_s, 6),
-                "prefill_tokens": done.prefill_tokens,
-                "decode_s": round(done.decode_s, 6),
-                "decode_tokens": done.decode_tokens,
-                **stream_timings(done),
-            }
+        warn_of_short_context(request.level(engine), session, engine, output)
+        answer(engine, session, request, output, outcome, writer)

@@ -5,10 +5,10 @@ import logging
 import os
 import signal
 import sys
-import time
 
 import pytest
 
+from localv4.encoding.literals import EOS
 from localv4.errors import (
     ContextOverflow,
     DamagedCheckpoint,
@@ -19,10 +19,8 @@ from localv4.errors import (
     OutOfBudget,
     UnsupportedModel,
 )
-from localv4.events import ToolCall, Usage
-from tests.cli.conftest import FakeSession, done, event
-
-THOUGHT = [event("prefill", ""), event("reasoning", "Hm. "), event("text", "4"), done()]
+from localv4.events import Usage
+from tests.cli.conftest import THOUGHT, FakeSession, done, event, wait
 
 
 def test_stdout_carries_the_answer_and_nothing_else(engine, command):
@@ -56,6 +54,8 @@ def test_flags_reach_the_engine(engine, command, tmp_path):
         "max_tokens": 7,
         "stop": ["A", "B"],
         "thinking": "max",
+        "tools": None,
+        "logprobs": None,
     }
 
 
@@ -89,42 +89,6 @@ def test_a_base_checkpoint_is_sent_to_raw(engine, command):
         assert "run --raw" in result.err
 
 
-def test_json(engine, command):
-    engine.events = THOUGHT
-    result = command("run", "2+2?", "--format", "json")
-    report = json.loads(result.out)
-    assert result.err == ""
-    assert list(report) == [
-        "text",
-        "reasoning",
-        "finish_reason",
-        "usage",
-        "timings",
-        "seed",
-        "model",
-        "version",
-    ]
-    assert (report["text"], report["reasoning"], report["finish_reason"]) == ("4", "Hm. ", "stop")
-    assert report["usage"] == {
-        "prompt_tokens": 5,
-        "completion_tokens": 2,
-        "reasoning_tokens": 1,
-    }
-    assert report["timings"]["decode_tokens"] == 2
-    assert report["seed"] == engine.asked[0]["sampling"].seed
-
-
-def test_jsonl_has_a_line_for_each_part(engine, command):
-    engine.events = THOUGHT
-    result = command("run", "2+2?", "--format", "jsonl", "--seed", "3")
-    lines = [json.loads(line) for line in result.out.splitlines()]
-    assert lines[:2] == [
-        {"kind": "reasoning", "text": "Hm. "},
-        {"kind": "text", "text": "4"},
-    ]
-    assert (lines[2]["kind"], lines[2]["seed"], len(lines)) == ("done", 3, 3)
-
-
 def test_quiet_and_verbose(engine, command):
     engine.events = THOUGHT
     assert command("run", "x", "-q").err == ""
@@ -134,7 +98,8 @@ def test_quiet_and_verbose(engine, command):
     assert command("run", "x", "-q", "-v").code == 2
 
 
-def test_the_length_of_the_prompt_is_said_before_it_is_read(engine, command):
+def test_the_length_of_the_prompt_is_said_before_it_is_read(engine, command, monkeypatch):
+    monkeypatch.setattr("localv4.cli.prefill_bar._SHORT", 4)
     engine.events = [lambda: sys.stderr.write("first event\n"), done()]
     assert "reading the prompt: 5 tokens ...\nfirst event\n" in command("run", "x", "-v").err
     assert "reading" not in command("run", "x").err
@@ -177,12 +142,32 @@ def test_a_full_disk_names_the_cache_unless_it_is_another_file(engine, command):
         ([], b"from stdin\r\n", "from stdin"),
         (["-"], b"\xef\xbb\xbfbom", "bom"),
         (["-"], b"two ends\n\n", "two ends\n"),
+        (["-"], b"no end", "no end"),
+        (["-"], b"a\r\nb\r\n", "a\r\nb"),
+        (["-"], b"a\0b\x1b[2J", "a\0b\x1b[2J"),
         ([], "日本語 é".encode(), "日本語 é"),
     ],
 )
 def test_prompt_sources(engine, command, arguments, stdin, prompt):
     assert command("run", *arguments, stdin=stdin).code == 0
     assert engine.asked[0]["prompt"][0]["content"] == prompt
+
+
+def test_a_prompt_of_any_characters_is_answered(command, checkpoint):
+    flags = ["--max-tokens", "2", "-m", str(checkpoint)]
+    for content in ("\0\x1b[2J\u2028", EOS, "\r\n\r\n\t"):
+        for raw in ((), ("--raw",)):
+            result = command("run", "-", *flags, *raw, stdin=content.encode())
+            assert (result.code, result.err) == (0, "")
+
+
+def test_a_prompt_that_never_ends_is_not_read_for_ever(engine, command, monkeypatch, tmp_path):
+    monkeypatch.setattr("localv4.cli.input_files._MOST_BYTES", 99)
+    result = command("run", stdin=b"x" * 1000)
+    said = "standard input is larger than 99 B, more than is read; shorten it"
+    assert (result.code, result.err) == (2, f"localv4: {said}\n")
+    result = command("run", "--prompt-file", "/dev/zero")
+    assert (result.code, "/dev/zero is larger than 99 B" in result.err) == (2, True)
 
 
 def test_prompt_file_leaves_stdin_alone(engine, command, tmp_path):
@@ -223,6 +208,13 @@ def test_a_terminal_is_not_read_beside_an_argument(engine, command):
         (["run", "a", "--memory", "lots"], b"", "--memory"),
         (["run", "a", "--memory", "24"], b"", "24GiB"),
         (["run", "a", "--threads", "0"], b"", "--threads"),
+        (["run", "a", "--logprobs", "2"], b"", "add --format json"),
+        (["run", "a", "--logprobs", "2", "--format", "text"], b"", "add --format json"),
+        (["run", "a", "--logprobs", "21", "--format", "json"], b"", "give at most 20;"),
+        (["run", "a", "--logprobs", "-1", "--format", "json"], b"", "give at least 0;"),
+        (["run", "a", "--stop", ""], b"", "--stop is empty"),
+        (["run", "a", "--tools", "no/such"], b"", "no/such cannot be read: No such file"),
+        (["run", "a", "--output", "x"], b"", "--output belongs to --prompts"),
         (["run", "a", "--timeout", "nan"], b"", "--timeout"),
         (["run", "a", "--timeout", "-1"], b"", "--timeout"),
         (["run", "a", "--timeout", "inf"], b"", "leave it out"),
@@ -282,19 +274,6 @@ def test_a_missing_model_is_code_3(command):
         result = command("run", "x", "-m", name)
         assert (result.code, result.out) == (3, "")
         assert result.err.count("\n") == 1
-
-
-def test_a_tool_call_is_never_lost(engine, command):
-    call = {"id": "call_1", "name": "f", "arguments": "{}"}
-    engine.events = [event("tool_call", tool_call=ToolCall(**call)), done()]
-    assert '"name": "f"' in command("run", "x").err
-    assert json.loads(command("run", "x", "--format", "json").out)["tool_calls"] == [call]
-    lines = command("run", "x", "--format", "jsonl").out.splitlines()
-    assert json.loads(lines[0]) == {"kind": "tool_call", **call}
-
-
-def wait() -> None:
-    time.sleep(20)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,8 +78,11 @@ def test_one_answer_in_every_form(start, model):
     assert report["usage"]["completion_tokens"] == 12
     code, lines, err = finish(start("run", "Hi", *flags, "--format", "jsonl"))
     *parts, last = [json.loads(line) for line in lines.splitlines()]
+    prefill, *parts = parts
+    assert prefill["usage"]["prompt_tokens"] == report["usage"]["prompt_tokens"]
     assert "".join(part["text"] for part in parts).encode() == out
     assert (last["kind"], last["usage"]) == ("done", report["usage"])
+    assert sum(len(part["ids"]) for part in [*parts, last]) == 12
 
 
 def test_thinking_goes_to_stderr(start, model):
@@ -112,6 +116,82 @@ def test_a_closed_pipe_ends_quietly(start, model):
     assert process.stderr is not None
     assert process.stderr.read() == b""
     assert process.wait(timeout=60) == 0
+
+
+def test_a_megabyte_of_stdin_is_refused_with_both_numbers(start, model, tmp_path):
+    path = tmp_path / "megabyte"
+    path.write_bytes(b"0123456789" * 100_000)
+    with path.open("rb") as stdin:
+        code, out, err = finish(start("run", "--context", "4096", *model, stdin=stdin))
+    assert (code, out, err.count("\n")) == (2, b"", 1)
+    assert "1,000,004 tokens do not fit a context of 4,096; shorten the input or" in err
+
+
+def test_stdin_and_stderr_may_be_closed(model):
+    # -v would write to standard error
+    command = [*LOCALV4, "run", "Hi", "--max-tokens", "2", "-v", *model]
+    process = subprocess.run(
+        ["sh", "-c", 'exec "$0" "$@" <&- 2>&-', *command],
+        timeout=60, check=False, cwd=ROOT, capture_output=True,
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, b"")
+    assert process.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_answer_finds_no_room(start, model):
+    with Path("/dev/full").open("wb") as full:
+        code, _, err = finish(start("run", "Hi", "--max-tokens", "2", *model, stdout=full))
+    what = "standard output: No space left on device; free some space and try again"
+    assert (code, err) == (4, f"localv4: {what}\n")
+
+
+def lines_of_prompts(*prompts: dict[str, Any]) -> str:
+    return "".join(f"{json.dumps(prompt)}\n" for prompt in prompts)
+
+
+def test_many_prompts_are_stopped_between_lines(start, model, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    endless = {"prompt": "b", "max_tokens": 1_000_000}
+    path.write_text(lines_of_prompts({"prompt": "a", "max_tokens": 2}, endless))
+    process = start("run", "--prompts", str(path), "--raw", *model)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    code, rest, err = finish(process)
+    assert (code, rest, json.loads(first)["index"]) == (130, b"", 0)
+    assert err.startswith("localv4: stopped: 1 of 2 prompts are done; with --output FILE")
+    assert err.count("\n") == 1
+
+
+def test_many_prompts_to_a_closed_pipe_end_quietly(start, model, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(lines_of_prompts(*[{"prompt": "a", "max_tokens": 2}] * 500))
+    process = start("run", "--prompts", str(path), *model)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 0
+
+
+def test_many_prompts_survive_a_kill(start, model, tmp_path):
+    path, results = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
+    lines = [{"prompt": f"{number}", "max_tokens": 4} for number in range(40)]
+    path.write_text(lines_of_prompts(*lines))
+    command = ["run", "--prompts", str(path), "--output", str(results), "--seed", "1", *model]
+    process = start(*command)
+    while process.poll() is None and not (results.exists() and results.stat().st_size > 900):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    begun = results.read_bytes()
+    assert 0 < begun.count(b"\n") < len(lines)
+    assert finish(start(*command)) == (0, b"", "")
+    assert results.read_bytes().startswith(begun[: begun.rindex(b"\n") + 1])
+    answered = [json.loads(line)["index"] for line in results.read_text().splitlines()]
+    assert answered == [*range(len(lines))]
 
 
 def test_the_time_limit(start, model):
@@ -198,15 +278,7 @@ def test_no_arguments_on_a_terminal_is_a_chat(start, model, terminal):
         stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
     )
     screen = Screen(ours)
-    screen.expect(b"> ")
-    screen.type(b"/help\n")
-    screen.expect(b"Ctrl-C stops an answer")
-    screen.expect(b"> ")
-    screen.type(b"Hi\n")
-    screen.expect(b"\r\x1b[K\x1b[2mreading the prompt")
-    screen.expect(b"\r\x1b[K")  # the prompt has been read, or there is a bar now
-    process.send_signal(signal.SIGINT)
-    screen.expect(b"(stopped")
-    screen.expect(b"> ")
-    screen.type(b"/quit\n")
+    screen.expect(b"/help lists the commands")
+    screen.expect(b">")
+    screen.type(b"/quit\r")
     assert process.wait(timeout=60) == 0
