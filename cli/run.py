@@ -1,10 +1,11 @@
 """``localv4 run``: one answer for a script, or many."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +19,10 @@ from localv4.cli.stopping import Stopped, check_timeout, stoppable
 from localv4.cli.writers import JsonlWriter, JsonWriter, TextWriter, Writer
 from localv4.errors import InvalidInput
 from localv4.settings import Settings
+
+if TYPE_CHECKING:
+    from localv4.engine import Engine
+    from localv4.session import Session
 
 __all__ = ["run"]
 
@@ -83,6 +88,9 @@ def run(
     timeout: Annotated[
         float | None, typer.Option(metavar="S", help="Stop after this many seconds, exit code 124.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would take: tokens, memory, time.")
+    ] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
 ) -> None:
@@ -124,6 +132,8 @@ def run(
     parameters.sampling(seed)
     offered = None if tools is None else _tools(tools)
     request = Request("", parameters, offered, logprobs)
+    if dry_run and (prompts is not None or logprobs is not None):
+        raise InvalidInput("--dry-run is about one prompt; leave out --prompts and --logprobs")
     if prompts is not None:
         if prompt is not None or prompt_file is not None:
             raise InvalidInput("--prompts has all prompts; leave out PROMPT and --prompt-file")
@@ -137,6 +147,9 @@ def run(
         raise InvalidInput("--output belongs to --prompts; write > FILE for one answer")
     text = read_prompt(prompt, prompt_file, 'localv4 run "Why is the sky blue?"')
     request = replace(request, prompt=text if raw else _messages(text, system))
+    if dry_run:
+        _say(settings, output, request, output_format or "text")
+        return
     _run(settings, output, request, _WRITERS[output_format or "text"](output), timeout)
 
 
@@ -196,14 +209,34 @@ def _run(
         raise stopped
 
 
-def _answer(
-    settings: Settings, output: Output, request: Request, writer: Writer, outcome: Outcome
-) -> None:
-    begun_s = time.monotonic()
+def _say(settings: Settings, output: Output, request: Request, output_format: str) -> None:
+    """Say what an answer would take."""
+    from localv4.cli.dry_run import show_dry_run
+
+    with _opened(settings, output, request) as (engine, session):
+        level = request.level(engine)
+        ids, _ = engine.prompt_format.ids(request.prompt, level, request.tools)
+        max_tokens = request.parameters.max_tokens
+        show_dry_run(output, settings, engine, session, len(ids), max_tokens, output_format)
+
+
+@contextlib.contextmanager
+def _opened(
+    settings: Settings, output: Output, request: Request
+) -> "Iterator[tuple[Engine, Session]]":
+    """Open the engine, and a session for a request."""
     with open_engine(settings, output) as engine:
-        outcome.timings["load_s"] = round(time.monotonic() - begun_s, 6)
         if not isinstance(request.prompt, str):
             refuse_base(engine)
         session = engine.session(context=settings.context)
         warn_of_short_context(request.level(engine), session, engine, output)
+        yield engine, session
+
+
+def _answer(
+    settings: Settings, output: Output, request: Request, writer: Writer, outcome: Outcome
+) -> None:
+    begun_s = time.monotonic()
+    with _opened(settings, output, request) as (engine, session):
+        outcome.timings["load_s"] = round(time.monotonic() - begun_s, 6)
         answer(engine, session, request, output, outcome, writer)

@@ -61,6 +61,7 @@ RUN = {flag: use(given) for flag, given in SHARED.items()} | {
     "--logprobs": use("--logprobs 1", "Hi --format json"),
     "--stop": use("--stop A"),
     "--timeout": use("--timeout 900"),
+    "--dry-run": use("--dry-run"),
 }
 CHAT = {flag: use(given, "") for flag, given in SHARED.items()} | {
     "--session": use("--session garden", ""),
@@ -78,6 +79,7 @@ def seen(engine, command, monkeypatch, tmp_path) -> Callable[..., Any]:
     (tmp_path / "prompts.jsonl").write_text('"One"\n')
     (tmp_path / "other").mkdir()
     monkeypatch.setenv("LOCALV4_SESSIONS_DIR", str(tmp_path / "sessions"))
+    monkeypatch.setattr("localv4.cli.dry_run.show_dry_run", lambda output, *_: output.line("dry"))
     limits: list[bool] = []
     logprob = TokenLogprob(97, -0.5, ())
     engine.tokenizer = Letters()

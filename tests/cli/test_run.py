@@ -303,3 +303,20 @@ def test_timeout_keeps_the_partial_text(engine, command):
     assert "0.05 s" in result.err
     report = json.loads(command("run", "x", "--timeout", "0.05", "--format", "json").out)
     assert (report["text"], report["finish_reason"]) == ("par", "timeout")
+
+
+def test_a_dry_run_says_what_an_answer_would_take(command, checkpoint):
+    flags = ["--dry-run", "--max-tokens", "9", "--context", "500", "-m", str(checkpoint)]
+    result = command("run", "Hi", *flags)
+    assert (result.code, result.err) == (0, "")
+    rows = dict(line.split(maxsplit=1) for line in result.out.splitlines())
+    assert rows["answer"] == "at most 9 tokens"
+    assert rows["context"] == "500 tokens"
+    report = json.loads(command("run", "Hi", *flags, "--format", "json").out)
+    assert rows["prompt"] == f"{report['prompt_tokens']} tokens"
+    taken = json.loads(command("run", "Hi", *flags[1:], "--format", "json").out)
+    assert taken["usage"]["prompt_tokens"] == report["prompt_tokens"]
+    result = command("run", "Hi " * 300, *flags)
+    assert (result.code, result.out) == (2, "")
+    assert "tokens do not fit a context of 500" in result.err
+    assert command("run", "Hi", *flags, "--prompts", "x").code == 2

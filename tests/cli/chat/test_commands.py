@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from localv4.cli.chat import commands
 from localv4.cli.chat.commands import COMMANDS
 from localv4.errors import ContextOverflow
-from localv4.events import Event, Usage
+from localv4.events import Event, EventKind, Usage
 from localv4.state_file import read_head, write_state
 from tests.cli.chat.test_chat import contents, interrupt
 from tests.cli.conftest import done, event
@@ -29,7 +30,7 @@ def folder(monkeypatch, tmp_path) -> Path:
     return folder
 
 
-def piece(text: str, *ids: int, kind: str = "text") -> Event:
+def piece(text: str, *ids: int, kind: EventKind = "text") -> Event:
     return Event(kind, text, ids)
 
 
@@ -289,8 +290,9 @@ class Asked:
     engine_if_open = None
 
 
-def suggested(typed: str, talk: object = None) -> list[str]:
-    rows = commands.suggestions(talk or Asked(), typed)
+def suggested(typed: str) -> list[str]:
+    talk: Any = Asked()
+    rows = commands.suggestions(talk, typed)
     return [typed[: len(typed) - row.behind] + row.text for row in rows]
 
 
