@@ -9,6 +9,7 @@ import typer
 
 import localv4
 from localv4.cli import options
+from localv4.cli.dry_run import about
 from localv4.cli.names import complete_model
 from localv4.cli.output import Output, one_line
 from localv4.cli.stopping import stoppable
@@ -179,7 +180,7 @@ def _print(subject: Subject, diagnosis: "Diagnosis", output: Output) -> None:
     _print_row("floor", outlook.floor, "no expert in memory, as at the start", output)
     _print_row("likely", outlook.likely, f"routing {outlook.routing}", output)
     _print_row("warm", outlook.warm, "all experts in memory", output)
-    output.line(f"a prompt of 1,000 tokens takes about {_seconds(outlook.prompt_s)}")
+    output.line(f"a prompt of 1,000 tokens takes about {about(outlook.prompt_s)}")
     if outlook.disk_share >= 0.01:
         output.line(f"{outlook.disk_share:.0%} of a likely token is waiting for the disk")
     _print_gains(outlook, output)
@@ -201,12 +202,6 @@ def _print_finding(finding: "Finding", output: Output) -> None:
 
 def _print_row(name: str, row: "Estimate", about: str, output: Output) -> None:
     output.line(f"{name:<9}{row.tokens_s:>8.3g}{row.token_s:>11.3g}{row.hit_rate:>7.0%}   {about}")
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.1f} minutes" if seconds < 600 else f"{seconds / 60:.0f} minutes"
 
 
 def _print_gains(outlook: "Outlook", output: Output) -> None:

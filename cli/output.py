@@ -292,8 +292,9 @@ class Output:
 
         It is gone before anything else is written.
         """
-        if self._aside is not None:
-            self._aside.status(text)
+        aside = self._aside
+        if aside is not None:
+            aside.status(text)
             return
         if not self._color:
             self.note(text, level=1)
@@ -306,8 +307,9 @@ class Output:
 
     def clear_progress(self) -> None:
         """Take away the line of progress, if there is one."""
-        if self._aside is not None:
-            self._aside.status("")
+        aside = self._aside
+        if aside is not None:
+            aside.status("")
         elif self._progress_shown:
             self._error(_CLEAR_LINE)
             self._progress_shown = False
@@ -332,8 +334,9 @@ class Output:
             self._error_line_open = False
 
     def _error(self, text: str) -> None:
-        if self._aside is not None:
-            self._aside.say(text)
+        aside = self._aside  # which another thread may take away
+        if aside is not None:
+            aside.say(text)
             return
         try:
             sys.stderr.write(text)

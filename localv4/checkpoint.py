@@ -6,8 +6,10 @@ only config.json, the index and safetensors files are opened. Follows the spec's
 ("How a loader should decide") and revisions. Knows nothing of what the weights compute.
 """
 
+import contextlib
+import gc
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,6 +57,18 @@ def refuse_non_finite(values: NDArray[Any], info: TensorInfo, folder: Path) -> N
             f"{folder / info.shard}: row {row} of {info.name} holds NaN or infinity; download the "
             "file again"
         )
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Let no garbage be looked for while a hundred thousand objects are made that all stay."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class Checkpoint:
@@ -105,7 +119,7 @@ class Checkpoint:
     def open(cls, path: Path) -> "Checkpoint":
         """Open and validate a folder: names, shapes, dtypes, bounds and routing tables.
 
-        Takes about a second for 69,187 tensors and reads no weights but the routing tables.
+        Takes some tenths of a second for 69,187 tensors and reads no weights but routing tables.
 
         Raises
         ------
@@ -120,11 +134,12 @@ class Checkpoint:
         if not path.is_dir():
             raise ModelNotFound(f"{path} is not a folder; name the folder of a checkpoint")
         config = ModelConfig.from_folder(path)
-        contract = match_contract(path, config)
-        unread_bytes = None
-        if contract.total_bytes is not None:
+        with _without_collector():
+            contract = match_contract(path, config)
+        unread_bytes = None if contract.total_bytes is None else 0
+        if contract.total_bytes is not None and contract.unread:
             read_bytes = sum(tensor.nbytes for tensor in contract.tensors.values())
-            unread_bytes = max(contract.total_bytes - read_bytes, 0) if contract.unread else 0
+            unread_bytes = max(contract.total_bytes - read_bytes, 0)
         checkpoint = cls(path, config, contract, unread_bytes)
         try:
             checkpoint._check_routing_tables()

@@ -5,8 +5,9 @@ MTP block and which tensors are left unread (the spec's revisions: DSpark drafte
 ``mtp.*``). Knows nothing of the tensors' values.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from localv4.checkpoint_index import Listing, is_draft, list_tensors
@@ -23,6 +24,9 @@ from localv4.tensors import (
 )
 
 __all__ = ["Contract", "match_contract", "refuse_other_names"]
+
+_FORMATS: tuple[ExpertFormat, ScaleDtype] = ("fp4", "F8_E8M0")
+"""Of the releases, and taken for those of a checkpoint until it is open."""
 
 _EXPERT_FORMATS: dict[str, ExpertFormat] = {"I8": "fp4", "F8_E4M3": "fp8"}
 _SCALE_DTYPES: dict[str, ScaleDtype] = {"F8_E8M0": "F8_E8M0", "F32": "F32"}
@@ -62,19 +66,21 @@ def match_contract(folder: Path, config: ModelConfig) -> Contract:
     """
     listing = list_tensors(folder)
     # Names are the same in every format, so they can be checked before any shard is opened.
-    needed = _body_names(listing, config)
-    mtp_names = _mtp_names(listing, config)
+    specs = _body_specs(listing, config)
+    of_mtp = _mtp_specs(listing, config)
     # A download without the draft has none of the shards that hold nothing else.
-    lacks_mtp = any(not (folder / listing.shard_of[name]).exists() for name in mtp_names)
-    has_mtp = bool(mtp_names) and not lacks_mtp
+    of_draft = {listing.shard_of[spec.name] for spec in of_mtp}
+    lacks_mtp = not all((folder / file_name).exists() for file_name in of_draft)
+    has_mtp = bool(of_mtp) and not lacks_mtp
     if has_mtp:
-        needed |= dict.fromkeys(mtp_names)
+        specs += of_mtp
+    needed = dict.fromkeys(spec.name for spec in specs)
     unread = _unread_names(listing, needed)
     shards = _open_needed(folder, listing, needed)
-    tensors = {name: _find(name, listing, shards) for name in needed}
-    expert_format, scale_dtype = _formats(tensors, config, folder)
-    for spec in expected_tensors(config, expert_format, scale_dtype, has_mtp):
-        _check(spec, tensors[spec.name], folder)
+    expert_format, scale_dtype = _formats(listing, shards, config, folder)
+    if (expert_format, scale_dtype) != _FORMATS:
+        specs = [*expected_tensors(config, expert_format, scale_dtype, has_mtp)]
+    tensors = _find(specs, listing, shards, folder)
     return Contract(
         tensors=tensors,
         expert_format=expert_format,
@@ -95,33 +101,32 @@ def refuse_other_names(listing: Listing, config: ModelConfig) -> None:
     DamagedCheckpoint, UnsupportedModel
         As :func:`match_contract`.
     """
-    _unread_names(
-        listing, _body_names(listing, config) | dict.fromkeys(_mtp_names(listing, config))
-    )
+    specs = _body_specs(listing, config) + _mtp_specs(listing, config)
+    _unread_names(listing, dict.fromkeys(spec.name for spec in specs))
 
 
-def _body_names(listing: Listing, config: ModelConfig) -> dict[str, None]:
-    """Return the body's names in order, or refuse at the first one that isn't listed."""
-    needed: dict[str, None] = {}
-    for spec in expected_tensors(config, "fp4", "F8_E8M0", mtp=False):
-        if spec.name not in listing.shard_of:
+def _body_specs(listing: Listing, config: ModelConfig) -> list[TensorSpec]:
+    """Return the body's tensors in order, or refuse at the first one that isn't listed."""
+    specs, listed = [], listing.shard_of
+    for spec in expected_tensors(config, *_FORMATS, mtp=False):
+        if spec.name not in listed:
             raise _missing(spec.name, listing)
-        needed[spec.name] = None
-    return needed
+        specs.append(spec)
+    return specs
 
 
-def _mtp_names(listing: Listing, config: ModelConfig) -> list[str]:
-    """Return the MTP block's names, none if there is no usable block; half a block is refused."""
+def _mtp_specs(listing: Listing, config: ModelConfig) -> list[TensorSpec]:
+    """Return the MTP block's tensors, none if there is no usable one; half a block is refused."""
     if config.is_dspark:
         return []
-    names = [spec.name for spec in mtp_tensors(config, "fp4", "F8_E8M0")]
-    missing = [name for name in names if name not in listing.shard_of]
-    if missing and len(missing) < len(names):
+    specs = [*mtp_tensors(config, *_FORMATS)]
+    missing = [spec.name for spec in specs if spec.name not in listing.shard_of]
+    if missing and len(missing) < len(specs):
         raise DamagedCheckpoint(
             f"{listing.source} lists an MTP block without {missing[0]} and {len(missing) - 1:,} "
             "more of its tensors; download it again"
         )
-    return [] if missing else names
+    return [] if missing else specs
 
 
 def _missing(name: str, listing: Listing) -> DamagedCheckpoint | UnsupportedModel:
@@ -138,7 +143,7 @@ def _missing(name: str, listing: Listing) -> DamagedCheckpoint | UnsupportedMode
 
 def _unread_names(listing: Listing, needed: Mapping[str, None]) -> tuple[str, ...]:
     """Return what is left alone; a tensor outside ``mtp.*`` that nobody knows is not."""
-    unread = tuple(sorted(name for name in listing.shard_of if name not in needed))
+    unread = tuple(sorted(listing.shard_of.keys() - needed.keys()))
     for name in unread:
         if not is_draft(name):
             raise UnsupportedModel(
@@ -151,9 +156,7 @@ def _unread_names(listing: Listing, needed: Mapping[str, None]) -> tuple[str, ..
 def _open_needed(folder: Path, listing: Listing, needed: Mapping[str, None]) -> dict[str, Shard]:
     """Open the shards that hold needed tensors; the others may be absent."""
     shards = dict(listing.opened)
-    seen: dict[str, str] = {}
-    for name in needed:
-        file_name = listing.shard_of[name]
+    for file_name in dict.fromkeys(map(listing.shard_of.__getitem__, needed)):
         if file_name in shards:
             continue
         shard = open_shard(folder / file_name)
@@ -164,6 +167,16 @@ def _open_needed(folder: Path, listing: Listing, needed: Mapping[str, None]) -> 
                 "download"
             )
         shards[file_name] = shard
+    _refuse_twice(folder, listing, shards)
+    return shards
+
+
+def _refuse_twice(folder: Path, listing: Listing, shards: Mapping[str, Shard]) -> None:
+    """Refuse a tensor that two shards hold; there is none where all lie as listed."""
+    listed = listing.shard_of.get
+    if all({*map(listed, shard.tensors)} <= {name} for name, shard in shards.items()):
+        return
+    seen: dict[str, str] = {}
     for file_name, shard in shards.items():
         for name in shard.tensors:
             if name in seen:
@@ -172,50 +185,60 @@ def _open_needed(folder: Path, listing: Listing, needed: Mapping[str, None]) -> 
                     "remove the file that doesn't belong"
                 )
             seen[name] = file_name
-    return shards
 
 
-def _find(name: str, listing: Listing, shards: Mapping[str, Shard]) -> TensorInfo:
-    file_name = listing.shard_of[name]
-    info = shards[file_name].tensors.get(name)
-    if info is None:
-        raise DamagedCheckpoint(
-            f"{listing.source} says that {file_name} holds {name}, but it does not; download both "
-            "again"
-        )
-    return info
+def _find(
+    specs: Iterable[TensorSpec], listing: Listing, shards: Mapping[str, Shard], folder: Path
+) -> dict[str, TensorInfo]:
+    """Return the tensors from where the listing says that they are, each as demanded."""
+    tensors, listed = {}, listing.shard_of
+    held = {file_name: shard.tensors for file_name, shard in shards.items()}
+    for spec in specs:
+        name, shape, dtypes = spec
+        info = held[listed[name]].get(name)
+        if info is None:
+            raise _not_held(name, listing)
+        if info.shape != shape or info.dtype not in dtypes:
+            raise _other_than(spec, info, folder)
+        tensors[name] = info
+    return tensors
+
+
+def _not_held(name: str, listing: Listing) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
+        f"{listing.source} says that {listing.shard_of[name]} holds {name}, but it does not; "
+        "download both again"
+    )
 
 
 def _formats(
-    tensors: Mapping[str, TensorInfo], config: ModelConfig, folder: Path
+    listing: Listing, shards: Mapping[str, Shard], config: ModelConfig, folder: Path
 ) -> tuple[ExpertFormat, ScaleDtype]:
-    """Decide by the first routed expert; :func:`_check` then holds all others to it."""
-    weight, scale = (
-        tensors[spec.name] for spec in _first_two(expert_tensors(config, 0, 0, "fp4", "F8_E8M0"))
-    )
-    expert_format = _EXPERT_FORMATS.get(weight.dtype)
-    scale_dtype = _SCALE_DTYPES.get(scale.dtype)
-    if expert_format is None or scale_dtype is None or (weight.dtype, scale.dtype) == ("I8", "F32"):
+    """Decide by the first routed expert; :func:`_find` then holds all others to it."""
+    found = []
+    for spec in islice(expert_tensors(config, 0, 0, *_FORMATS), 2):
+        info = shards[listing.shard_of[spec.name]].tensors.get(spec.name)
+        if info is None:
+            raise _not_held(spec.name, listing)
+        found.append(info.dtype)
+    weight, scale = found
+    expert_format, scale_dtype = _EXPERT_FORMATS.get(weight), _SCALE_DTYPES.get(scale)
+    if expert_format is None or scale_dtype is None or (weight, scale) == ("I8", "F32"):
         raise UnsupportedModel(
-            f"{folder} has experts of dtype {shown(weight.dtype)} with scales of dtype "
-            f"{shown(scale.dtype)}; localv4 runs I8 (packed FP4) with F8_E8M0, and F8_E4M3 with "
+            f"{folder} has experts of dtype {shown(weight)} with scales of dtype "
+            f"{shown(scale)}; localv4 runs I8 (packed FP4) with F8_E8M0, and F8_E4M3 with "
             "F8_E8M0 or F32"
         )
     return expert_format, scale_dtype
 
 
-def _first_two(specs: Iterator[TensorSpec]) -> tuple[TensorSpec, TensorSpec]:
-    return next(specs), next(specs)
-
-
-def _check(spec: TensorSpec, info: TensorInfo, folder: Path) -> None:
+def _other_than(spec: TensorSpec, info: TensorInfo, folder: Path) -> DamagedCheckpoint:
     if info.dtype not in spec.dtypes:
-        raise DamagedCheckpoint(
+        return DamagedCheckpoint(
             f"{folder / info.shard}: {spec.name} has dtype {shown(info.dtype)} where the rest of "
             f"the checkpoint needs {' or '.join(spec.dtypes)}; download the file again"
         )
-    if info.shape != spec.shape:
-        raise DamagedCheckpoint(
-            f"{folder / info.shard}: {spec.name} has shape {shown(info.shape)} where config.json "
-            f"needs {spec.shape}; one of the two is from another model"
-        )
+    return DamagedCheckpoint(
+        f"{folder / info.shard}: {spec.name} has shape {shown(info.shape)} where config.json "
+        f"needs {spec.shape}; one of the two is from another model"
+    )

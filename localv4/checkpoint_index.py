@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localv4.errors import DamagedCheckpoint, ModelNotFound
-from localv4.shards import Shard, open_shard, refuse_impossible_name, shown
+from localv4.shards import Shard, open_shard, refuse_impossible_names, shown
 from localv4.untrusted import read_object
 
 __all__ = [
@@ -109,10 +109,9 @@ def listing_of_index(source: Path, index: dict[str, object]) -> Listing:
     shard_of = index.get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
         raise DamagedCheckpoint(f"{source} has no weight_map; download it again")
-    if not all(isinstance(shard, str) for shard in shard_of.values()):
+    if not {*map(type, shard_of.values())} <= {str}:
         raise DamagedCheckpoint(f"{source} maps a tensor to no file name; download it again")
-    for name in shard_of:
-        refuse_impossible_name(name, source)
+    refuse_impossible_names(shard_of, source)
     for shard in sorted(set(shard_of.values())):
         if not _is_plain_name(shard):
             raise DamagedCheckpoint(

@@ -22,25 +22,22 @@ from localv4.doctor_model import (
     check_checkpoint,
     check_disk,
     check_file_system,
-    routing_of,
 )
 from localv4.doctor_plan import Fit, check_plan
-from localv4.doctor_rates import CpuRates, check_rates
+from localv4.doctor_rates import check_rates
 from localv4.errors import LocalV4Error
+from localv4.expected import expect, routing_of
 from localv4.findings import Finding, note, problem
 from localv4.inventory import Inventory, take_inventory
 from localv4.kernels.threads import choose_threads
+from localv4.machine_rates import CpuRates
 from localv4.speed import (
     Estimate,
     Gain,
-    Rates,
     Routing,
     Work,
     disk_share,
-    estimate,
-    expected_hits,
     gains,
-    prefill_s,
 )
 from localv4.token_work import token_work
 
@@ -178,7 +175,7 @@ def _look_at_model(
     say: Callable[[str], None],
 ) -> tuple[list[Finding], Outlook | None]:
     found = [] if checkpoint is None else check_file_system(checkpoint)
-    work = token_work(checkpoint or inventory.config, inventory)
+    work = token_work(inventory)
     of_plan, fit = check_plan(checkpoint or inventory.config, work, request.memory, n_threads)
     found += of_plan
     routing = request.routing
@@ -221,15 +218,16 @@ def _disk(
 
 
 def _outlook(work: Work, fit: Fit, cpu: CpuRates, disk: float, routing: Routing) -> Outlook:
-    rates = Rates(cpu.fp4, cpu.fp8, cpu.bf16, disk, cpu.flops)
-    share = fit.slots / work.all_experts
-    hit_rate = expected_hits(share, routing, work.hash_share)
+    of_model = expect(work, fit.plan, cpu, disk, routing)
+    likely, floor = of_model.likely, of_model.floor
+    prompt_s = of_model.prefill_s(PROMPT_TOKENS)
+    assert likely is not None and floor is not None and prompt_s is not None  # noqa: PT018
     return Outlook(
         routing,
-        estimate(work, rates, 0.0),
-        estimate(work, rates, hit_rate),
-        estimate(work, rates, 1.0),
-        prefill_s(work, rates, PROMPT_TOKENS, share, fit.plan.chunk_tokens),
-        disk_share(work, rates, hit_rate),
-        tuple(gains(work, rates, fit.slots, routing)),
+        floor,
+        likely,
+        of_model.warm,
+        prompt_s,
+        disk_share(work, of_model.rates, likely.hit_rate),
+        tuple(gains(work, of_model.rates, fit.slots, routing)),
     )

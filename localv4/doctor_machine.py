@@ -4,7 +4,6 @@ Knows nothing of models.
 """
 
 import os
-import platform
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from localv4.kernels import tiers
 from localv4.kernels._jit import kernels_are_cached
 from localv4.kernels.layer import threading_layer
 from localv4.limits import available_bytes, cpu_quota, group_limits
+from localv4.machine_rates import cpu_name
 from localv4.settings import environment_with
 from localv4.sizes import format_bytes
 
@@ -64,16 +64,6 @@ def _check_huge_pages(file: Path = _HUGE_PAGES) -> list[Finding]:
         return [ok("huge pages", f"{chosen}: disks read into them faster", setting=chosen)]
     text = f"never, and disks read into small pages up to a third slower; allow them: {file}"
     return [note("huge pages", text, setting=chosen)]
-
-
-def cpu_name() -> str:
-    """Return what the CPU calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def check_cpu() -> Finding:

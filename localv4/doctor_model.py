@@ -22,41 +22,16 @@ from localv4.hub_cache import contents_of
 from localv4.inventory import Inventory
 from localv4.mounts import mount_of, read_mounts
 from localv4.sizes import format_bytes
-from localv4.speed import Routing
-from localv4.untrusted import read_object
 
 __all__ = [
     "check_absent",
     "check_checkpoint",
     "check_disk",
     "check_file_system",
-    "routing_of",
 ]
 
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "beegfs", "gpfs", "afs")
-_GENERATION_CONFIG_BYTES = 2**20
 _NAMED = 3  # missing shards
-
-
-def routing_of(path: Path) -> Routing:
-    """Return how choices spread over experts: as a synthetic checkpoint says, else skewed.
-
-    Raises
-    ------
-    DamagedCheckpoint
-        generation_config.json says something else, or is no JSON.
-    """
-    file = (path if path.is_dir() else path.parent) / "generation_config.json"
-    values = read_object(file, _GENERATION_CONFIG_BYTES) or {}
-    match values.get("localv4_routing", "skewed"):
-        case "skewed":
-            return "skewed"
-        case "uniform":
-            return "uniform"
-        case other:
-            raise DamagedCheckpoint(
-                f"{file} has localv4_routing {other!r}; make it skewed or uniform"
-            )
 
 
 def check_absent(inventory: Inventory, is_here: bool) -> Finding:

@@ -3,6 +3,7 @@
 A short form of ``localv4 bench kernels``, which tells more.
 """
 
+import contextlib
 import statistics
 from dataclasses import dataclass
 
@@ -16,8 +17,9 @@ from localv4.findings import Finding, note, ok
 from localv4.kernels.launch import Program
 from localv4.kernels.matmul import multiply
 from localv4.kernels.threads import computing
+from localv4.machine_rates import CpuRates, keep_rates
 
-__all__ = ["ARENA_BYTES", "CpuRates", "check_rates"]
+__all__ = ["ARENA_BYTES", "check_rates"]
 
 ARENA_BYTES = 3 * 2**28
 """Several times the last cache of large machines, which would flatter all rates."""
@@ -32,27 +34,8 @@ _BY_NAME = {case.name: case for case in CASES}
 _EXPERT, _DENSE, _HEAD = (_BY_NAME[name] for name in ("expert gate, up", "dense", "head"))
 
 
-@dataclass(frozen=True)
-class CpuRates:
-    """What was measured, in bytes/s and operations/s.
-
-    Attributes
-    ----------
-    memory
-        Reading and nothing else.
-    fp4, fp8, bf16, flops
-        See `localv4.speed.Rates`.
-    """
-
-    memory: float
-    fp4: float
-    fp8: float
-    bf16: float
-    flops: float
-
-
 def check_rates(n_threads: int, arena_bytes: int = ARENA_BYTES) -> tuple[Finding, CpuRates]:
-    """Measure memory and kernels on all compute threads."""
+    """Measure memory and kernels on all compute threads, and keep the result."""
     with computing(n_threads):
         arena = Arena(arena_bytes)
         arena.fill("fp4")
@@ -62,6 +45,8 @@ def check_rates(n_threads: int, arena_bytes: int = ARENA_BYTES) -> tuple[Finding
     read_gb_s = max(reader.gb_s, *(speed.read_gb_s for speed in speeds))
     fp4, fp8, bf16 = (1e9 * speed.gb_s for speed in speeds)
     rates = CpuRates(1e9 * read_gb_s, fp4, fp8, bf16, flops)
+    with contextlib.suppress(OSError):  # the cache folder's own finding says so
+        keep_rates(rates, n_threads)
     text = (
         f"memory is read at {read_gb_s:.3g} GB/s; weights are multiplied at "
         f"{rates.fp4 / 1e9:.3g} (FP4), {rates.fp8 / 1e9:.3g} (FP8), {rates.bf16 / 1e9:.3g} GB/s "

@@ -6,7 +6,7 @@ nothing of how the figures are shown.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from localv4.checkpoint import Checkpoint
@@ -89,40 +89,31 @@ class Inventory:
 
 
 def take_inventory(source: Checkpoint | ModelConfig) -> Inventory:
-    """Count what a checkpoint holds, or what one of this config would hold."""
+    """Count what a checkpoint holds, or what one of this config would hold.
+
+    An open checkpoint holds what its config demands, so that no tensor of it is looked at.
+    """
     if isinstance(source, Checkpoint):
-        sizes = ((tensor.name, tensor.nbytes) for tensor in source.tensors.values())
+        formats = source.expert_format, source.scale_dtype
         return _inventory(
-            source.config,
-            source.expert_format,
-            source.scale_dtype,
-            _parts(sizes),
-            len(source.unread),
-            source.unread_bytes,
+            source.config, *formats, source.has_mtp, len(source.unread), source.unread_bytes
         )
     expert_format: ExpertFormat = "fp8" if source.expert_dtype == "fp8" else "fp4"
     scale_dtype: ScaleDtype = "F32" if expert_format == "fp8" else "F8_E8M0"
     mtp = source.num_nextn_predict_layers > 0 and not source.is_dspark
-    specs = expected_tensors(source, expert_format, scale_dtype, mtp)
     unread = None if source.is_dspark else 0
-    return _inventory(
-        source,
-        expert_format,
-        scale_dtype,
-        _parts((spec.name, spec.nbytes) for spec in specs),
-        unread,
-        unread,
-    )
+    return _inventory(source, expert_format, scale_dtype, mtp, unread, unread)
 
 
 def _inventory(
     config: ModelConfig,
     expert_format: ExpertFormat,
     scale_dtype: ScaleDtype,
-    parts: tuple[Part, ...],
+    mtp: bool,
     n_unread: int | None,
     unread_bytes: int | None,
 ) -> Inventory:
+    parts = _parts(_demanded(config, expert_format, scale_dtype, mtp))
     expert = expert_tensors(config, 0, 0, expert_format, scale_dtype)
     return Inventory(
         config=config,
@@ -142,12 +133,23 @@ def _inventory(
     )
 
 
-def _parts(sizes: Iterable[tuple[str, int]]) -> tuple[Part, ...]:
+def _demanded(
+    config: ModelConfig, expert_format: ExpertFormat, scale_dtype: ScaleDtype, mtp: bool
+) -> Iterator[tuple[str, int, int]]:
+    """Yield names with counts and bytes: experts of a layer, which are alike, as one."""
+    for spec in expected_tensors(config, expert_format, scale_dtype, mtp, routed=False):
+        yield spec.name, 1, spec.nbytes
+    for layer in range(config.num_hidden_layers + mtp):
+        for spec in expert_tensors(config, layer, 0, expert_format, scale_dtype):
+            yield spec.name, config.n_routed_experts, config.n_routed_experts * spec.nbytes
+
+
+def _parts(sizes: Iterable[tuple[str, int, int]]) -> tuple[Part, ...]:
     n_tensors: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()
-    for name, size in sizes:
+    for name, count, size in sizes:
         part = _part_of(name)
-        n_tensors[part] += 1
+        n_tensors[part] += count
         nbytes[part] += size
     return tuple(Part(part, n_tensors[part], nbytes[part]) for part in _PARTS if n_tensors[part])
 

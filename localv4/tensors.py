@@ -7,8 +7,7 @@ files.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from localv4.config import ModelConfig
 
@@ -37,9 +36,8 @@ _BLOCK = 128  # rows and columns that share an FP8 weight scale
 _FP4_BLOCK = 32  # columns that share an FP4 weight scale
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One tensor that must be there.
+class TensorSpec(NamedTuple):
+    """One tensor that must be there; a tuple, as there are tens of thousands.
 
     Attributes
     ----------
@@ -67,9 +65,15 @@ def block_prefix(config: ModelConfig, layer: int) -> str:
 
 
 def expected_tensors(
-    config: ModelConfig, expert_format: ExpertFormat, scale_dtype: ScaleDtype, mtp: bool
+    config: ModelConfig,
+    expert_format: ExpertFormat,
+    scale_dtype: ScaleDtype,
+    mtp: bool,
+    routed: bool = True,
 ) -> Iterator[TensorSpec]:
     """Yield the whole contract, lazily: top, layers in order, then the MTP block if `mtp`.
+
+    Routed experts, nearly all of it, are left out if not `routed`.
 
     A generator on purpose: a hostile config may ask for millions of experts, and a reader that
     stops at the first missing tensor then does no more work than the checkpoint has tensors.
@@ -79,9 +83,9 @@ def expected_tensors(
     yield TensorSpec("head.weight", (vocab_size, hidden), ("BF16",))
     yield from _final_tensors("", config)
     for layer in range(config.num_hidden_layers):
-        yield from _block_tensors(config, layer, expert_format, scale_dtype)
+        yield from _block_tensors(config, layer, expert_format, scale_dtype, routed)
     if mtp:
-        yield from mtp_tensors(config, expert_format, scale_dtype)
+        yield from mtp_tensors(config, expert_format, scale_dtype, routed)
 
 
 def expert_tensors(
@@ -123,7 +127,11 @@ def _final_tensors(prefix: str, config: ModelConfig) -> Iterator[TensorSpec]:
 
 
 def _block_tensors(
-    config: ModelConfig, layer: int, expert_format: ExpertFormat, scale_dtype: ScaleDtype
+    config: ModelConfig,
+    layer: int,
+    expert_format: ExpertFormat,
+    scale_dtype: ScaleDtype,
+    routed: bool,
 ) -> Iterator[TensorSpec]:
     prefix = block_prefix(config, layer)
     copies, hidden = config.hc_mult, config.hidden_size
@@ -141,12 +149,27 @@ def _block_tensors(
     if kind == "csa":
         yield from _indexer_tensors(config, f"{prefix}attn.indexer.", scale_dtype)
     yield from _router_tensors(config, layer)
-    for expert in range(config.n_routed_experts):
-        yield from expert_tensors(config, layer, expert, expert_format, scale_dtype)
+    if routed:
+        yield from _routed_tensors(config, layer, expert_format, scale_dtype)
     inner = config.moe_intermediate_size
     for matrix in EXPERT_MATRICES:
         rows, columns = (hidden, inner) if matrix == "w2" else (inner, hidden)
         yield from _fp8_linear(f"{prefix}ffn.shared_experts.{matrix}", rows, columns, scale_dtype)
+
+
+def _routed_tensors(
+    config: ModelConfig, layer: int, expert_format: ExpertFormat, scale_dtype: ScaleDtype
+) -> Iterator[TensorSpec]:
+    """Yield all routed experts of a layer: the first one's tensors under every number."""
+    prefix = f"{block_prefix(config, layer)}ffn.experts."
+    first = f"{prefix}0."
+    of_expert = [
+        (spec.name.removeprefix(first), spec.shape, spec.dtypes)
+        for spec in expert_tensors(config, layer, 0, expert_format, scale_dtype)
+    ]
+    for expert in range(config.n_routed_experts):
+        for name, shape, dtypes in of_expert:
+            yield TensorSpec(f"{prefix}{expert}.{name}", shape, dtypes)
 
 
 def _attention_tensors(
@@ -198,12 +221,15 @@ def _router_tensors(config: ModelConfig, layer: int) -> Iterator[TensorSpec]:
 
 
 def mtp_tensors(
-    config: ModelConfig, expert_format: ExpertFormat, scale_dtype: ScaleDtype
+    config: ModelConfig,
+    expert_format: ExpertFormat,
+    scale_dtype: ScaleDtype,
+    routed: bool = True,
 ) -> Iterator[TensorSpec]:
     """Yield the MTP block's own tensors; it shares the embedding and the head."""
     layer, hidden = config.num_hidden_layers, config.hidden_size
     prefix = block_prefix(config, layer)
-    yield from _block_tensors(config, layer, expert_format, scale_dtype)
+    yield from _block_tensors(config, layer, expert_format, scale_dtype, routed)
     for projection in ("e_proj", "h_proj"):
         yield from _fp8_linear(prefix + projection, hidden, hidden, scale_dtype)
     yield TensorSpec(f"{prefix}enorm.weight", (hidden,), ("BF16",))

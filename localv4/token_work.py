@@ -1,12 +1,8 @@
 """What one token makes of a model, for the speed model: bytes by format, from names and sizes.
 
-From an open checkpoint or from a config alone.  Knows nothing of rates.
+Knows nothing of files or of rates.
 """
 
-from collections.abc import Iterable
-
-from localv4.checkpoint import Checkpoint
-from localv4.config import ModelConfig
 from localv4.inventory import Inventory
 from localv4.speed import Work
 from localv4.tensors import expected_tensors
@@ -16,14 +12,14 @@ __all__ = ["token_work"]
 _HEAD = ("head.weight", "hc_head_fn")
 
 
-def token_work(source: Checkpoint | ModelConfig, inventory: Inventory) -> Work:
-    """Return what a token makes of a model; `inventory` is of the same source."""
-    config = inventory.config
+def token_work(inventory: Inventory) -> Work:
+    """Return what a token makes of a model."""
+    config, formats = inventory.config, (inventory.expert_format, inventory.scale_dtype)
     sizes = dict.fromkeys(("fp8", "bf16", "beside", "head"), 0)
-    for name, dtype, n_bytes in _tensors(source, inventory):
-        part = _part_of(name, dtype)
+    for spec in expected_tensors(config, *formats, mtp=False, routed=False):
+        part = _part_of(spec.name, spec.dtypes[0])
         if part is not None:
-            sizes[part] += n_bytes
+            sizes[part] += spec.nbytes
     expert_is_fp8 = inventory.expert_format == "fp8"
     expert_products = 3 * config.hidden_size * config.moe_intermediate_size
     routed = config.num_hidden_layers * config.num_experts_per_tok * expert_products
@@ -42,25 +38,12 @@ def token_work(source: Checkpoint | ModelConfig, inventory: Inventory) -> Work:
     )
 
 
-def _tensors(
-    source: Checkpoint | ModelConfig, inventory: Inventory
-) -> Iterable[tuple[str, str, int]]:
-    """Yield name, dtype and bytes of every tensor but the MTP block's."""
-    if isinstance(source, Checkpoint):
-        for tensor in source.tensors.values():
-            yield tensor.name, tensor.dtype, tensor.nbytes
-        return
-    specs = expected_tensors(source, inventory.expert_format, inventory.scale_dtype, mtp=False)
-    for spec in specs:
-        yield spec.name, spec.dtypes[0], spec.nbytes
-
-
 def _part_of(name: str, dtype: str) -> str | None:
     """Return what a tensor counts as; None for what no token passes through as a whole."""
     if not name.startswith("layers."):
         return "head" if name in _HEAD else None
     module = name.split(".", 2)[2]
-    if module.startswith("ffn.experts.") or dtype == "I64":
+    if dtype == "I64":
         return None
     if module.startswith("ffn.shared_experts.w2."):
         return "beside"  # w1 and w3 are multiplied along with the gate

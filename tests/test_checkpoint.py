@@ -91,6 +91,21 @@ def test_views_are_read_only_and_nothing_is_copied(folder: Path) -> None:
         assert view[0, 0] == before ^ 0xFF
 
 
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_the_garbage_collector_is_left_as_it_was(folder: Path, is_damaged: bool) -> None:
+    if is_damaged:
+        shard_of(folder, EXPERT).unlink()
+    for is_enabled in (True, False):
+        (gc.enable if is_enabled else gc.disable)()
+        try:
+            Checkpoint.open(folder).close()
+        except DamagedCheckpoint:
+            assert is_damaged
+        found = gc.isenabled()
+        gc.enable()
+        assert found is is_enabled
+
+
 def test_views_outlive_the_checkpoint(sound: Path) -> None:
     checkpoint = Checkpoint.open(sound)
     view = checkpoint.view(WQ_A)

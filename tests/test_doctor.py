@@ -11,10 +11,11 @@ import pytest
 from localv4 import doctor, doctor_machine
 from localv4.doctor import ASSUMED_DISK_BYTES_S, Diagnosis, Request, diagnose
 from localv4.doctor_machine import check_memory
-from localv4.doctor_rates import CpuRates, check_rates
+from localv4.doctor_rates import check_rates
 from localv4.errors import DamagedCheckpoint, InvalidInput, ModelNotFound, UnsupportedModel
 from localv4.findings import Finding, note, ok
 from localv4.limits import GroupLimit
+from localv4.machine_rates import CpuRates, kept_rates
 from localv4.mounts import Mount, mount_of, read_mounts
 from tests.kernels.compare import needs_compiler
 from tests.released import released_text
@@ -285,7 +286,11 @@ def test_a_note_is_no_problem():
 
 @needs_compiler
 @pytest.mark.slow
-def test_rates_are_measured():
+def test_rates_are_measured_and_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOCALV4_CACHE_DIR", str(tmp_path / "cache"))
+    finding, rates = check_rates(1, arena_bytes=2**22)
+    assert kept_rates(1) == rates
+    monkeypatch.setenv("LOCALV4_CACHE_DIR", "/dev/null")  # cannot be written
     finding, rates = check_rates(1, arena_bytes=2**22)
     assert all(value > 0 for value in dataclasses.astuple(rates))
     assert finding.figures["fp8_bytes_per_s"] == rates.fp8

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,21 @@ def test_kv_sizes() -> None:
 def test_a_checkpoint_and_its_config_give_the_same_figures(tmp_path: Path, preset: Preset) -> None:
     folder = make_small(tmp_path / "model", preset)
     with Checkpoint.open(folder) as checkpoint:
-        assert take_inventory(checkpoint) == take_inventory(checkpoint.config)
+        inventory = take_inventory(checkpoint)
+        assert inventory == take_inventory(checkpoint.config)
+        tensors = checkpoint.tensors.values()
+    of_name: dict[str, Callable[[str], bool]] = {
+        "total": lambda _: True,
+        "embedding": lambda name: name == "embed.weight",
+        "head": lambda name: name.startswith(("head", "norm", "hc_head")),
+        "routed experts": lambda name: name.startswith("layers.") and ".ffn.experts." in name,
+        "mtp": lambda name: name.startswith("mtp."),
+    }
+    for part in (inventory.total, *inventory.parts):
+        if part.name in of_name:
+            held = [tensor.nbytes for tensor in tensors if of_name[part.name](tensor.name)]
+            assert (part.n_tensors, part.nbytes) == (len(held), sum(held)), part.name
+    assert sum(part.nbytes for part in inventory.parts) == inventory.total.nbytes
 
 
 def test_an_open_drafter_checkpoint_says_what_is_left_unread(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localv4.errors import DamagedCheckpoint, LocalV4Error
-from localv4.shards import open_shard
+from localv4.shards import _are_sound, _refuse_unsound, open_shard
 from tests.small_checkpoints import join_shard
 
 BODY = bytes(range(64))
@@ -48,6 +48,13 @@ def test_gaps_trailing_bytes_empty_tensors_and_unknown_dtypes_are_tolerated(tmp_
     assert set(opened.tensors) == {"a", "empty", "b"}
 
 
+def test_tensors_may_be_listed_in_any_order(tmp_path: Path) -> None:
+    header = {"b": entry(offsets=(8, 16)), "a": entry(), "c": entry(offsets=(16, 24))}
+    opened = open_shard(shard(tmp_path, header))
+    assert opened is not None
+    assert list(opened.tensors) == ["b", "a", "c"]
+
+
 def test_no_file_is_none(tmp_path: Path) -> None:
     assert open_shard(tmp_path / "absent.safetensors") is None
 
@@ -77,6 +84,8 @@ def test_no_file_is_none(tmp_path: Path) -> None:
         ({"a": [0, 8]}, "is described by"),
         ({"a": entry(), "b": entry(offsets=(4, 12))}, "'a' and 'b' share bytes"),
         ({"a": entry(), "b": entry()}, "share bytes"),
+        ({"b": entry(offsets=(4, 12)), "a": entry()}, "'a' and 'b' share bytes"),
+        ({"sound": entry(), "a": entry(offsets=(8, 17), shape=(1,))}, "'a' of dtype F32"),
         ({"a\x1b[2J": entry()}, "impossible name"),
         ({"\ud800": entry()}, "impossible name"),
         ({"a" * 257: entry()}, "impossible name"),
@@ -158,6 +167,26 @@ LISTS = st.lists(st.integers(-2, 80) | st.integers() | st.booleans(), max_size=4
 ENTRIES = st.fixed_dictionaries(
     {"dtype": FIELDS, "shape": LISTS, "data_offsets": LISTS | FIELDS}
 ) | st.dictionaries(st.text(max_size=4), FIELDS)
+
+SOUND_ENTRIES = st.builds(
+    lambda rows, start, dtype: entry(dtype, (rows, 2), (start, start + 2 * rows)),
+    st.integers(0, 4) | st.booleans(),
+    st.integers(0, 60) | st.just(2.0),
+    st.sampled_from(["I8", "U8", "X"]),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(ENTRIES | SOUND_ENTRIES | st.none(), max_size=3))
+def test_entries_are_sound_at_once_if_each_is(entries: list[Any]) -> None:
+    def is_refused(value: object) -> bool:
+        try:
+            _refuse_unsound("a", value, Path("shard"), 8, 8 + 64)
+        except DamagedCheckpoint:
+            return True
+        return False
+
+    assert _are_sound(entries, 64) is not any(map(is_refused, entries))
 
 
 @settings(deadline=None, max_examples=150)

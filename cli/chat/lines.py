@@ -78,6 +78,7 @@ class EditedLines:
 
     def read(self, meter: Callable[[], str], default: str = "") -> str | None:
         """Return what was typed; see `Lines`."""
+        self._status = ""  # of what has gone on meanwhile
         with self._output.beside(self):
             try:
                 return self._editor.read(lambda: self._status or meter(), default)

@@ -14,6 +14,7 @@ _FIRST_MARK: Final = 0xD800
 _MARKS: Final = {literal: chr(_FIRST_MARK + i) for i, literal in enumerate(CONTROL_LITERALS)}
 _ASCII_DSML: Final = "|DSML|"
 _ASCII_DSML_MARK: Final = chr(_FIRST_MARK + len(CONTROL_LITERALS))
+_UNKNOWN_MARK: Final = chr(_FIRST_MARK + len(CONTROL_LITERALS) + 1)
 
 ENDTHINK_MARK: Final = _MARKS[ENDTHINK]
 END_MARKS: Final = _MARKS[EOS] + _MARKS[USER]
@@ -30,7 +31,8 @@ _LONGEST_START: Final = max(map(len, _LITERAL_STARTS))
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 _AS_VALUE: Final[dict[int, str | None]] = {
-    ord(mark): literal for literal, mark in _PLAIN_MARKS.items()
+    **{ord(mark): literal for literal, mark in _PLAIN_MARKS.items()},
+    ord(_UNKNOWN_MARK): None,
 }
 _AS_CONTENT: Final[dict[int, str | None]] = {
     **dict.fromkeys(_AS_VALUE),
@@ -70,12 +72,14 @@ class Marker:
         self._held = ""  # plain text only: the start of what may become a literal
 
     def mark(self, text: str, control: bool) -> str:
-        """Return the marked text that this piece completes; an unknown control token is empty."""
+        """Return the marked text that this piece completes."""
         if control and self._may_switch:
             self._tagged = True
         if self._tagged:
             before, self._held = self._held, ""
-            return before + (_MARKS.get(text, "") if control else _SURROGATE.sub("\ufffd", text))
+            return before + (
+                _MARKS.get(text, _UNKNOWN_MARK) if control else _SURROGATE.sub("\ufffd", text)
+            )
         marked = _LITERAL.sub(
             lambda match: _PLAIN_MARKS[match.group()], self._held + _SURROGATE.sub("\ufffd", text)
         )

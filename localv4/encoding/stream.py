@@ -245,12 +245,9 @@ class StreamParser:
             self._at = max(self._at, len(self._buffer) - len("</"))
             return None
         self._at = tag.start()
-        rest = self._buffer[tag.end() : tag.end() + len("parameter")]
         for name in ("invoke", "parameter"):
-            if rest.startswith(name):
+            if self._buffer.startswith(name, tag.end()):
                 return tag, name
-            if name.startswith(rest) and not self._closing:
-                return None
         other = _TAG_NAME.match(self._buffer, tag.end())
         if other is None or (other.end() == len(self._buffer) and not self._closing):
             return None

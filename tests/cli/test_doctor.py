@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from localv4 import doctor as library
-from localv4.doctor_rates import CpuRates
 from localv4.findings import ok
+from localv4.machine_rates import CpuRates
 from tests.cached_models import put
 from tests.small_checkpoints import shard_of
 

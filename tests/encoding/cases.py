@@ -13,7 +13,7 @@ _CASES = json.loads(_FILE.read_text(encoding="utf-8"))
 ENCODE_CASES: list[dict[str, Any]] = _CASES["encode"]
 PARSE_CASES: list[dict[str, Any]] = _CASES["parse"]
 
-_CONTROL = re.compile("(" + "|".join(map(re.escape, CONTROL_LITERALS)) + ")")
+CONTROL = re.compile("(" + "|".join(map(re.escape, CONTROL_LITERALS)) + ")")
 
 TOOLS = [
     {
@@ -35,7 +35,7 @@ def case_id(case: dict[str, Any]) -> str:
 
 def tagged_pieces(text: str) -> list[tuple[str, bool]]:
     """Cut a completion as a detokeniser would at its coarsest: control tokens apart."""
-    parts = [(part, bool(i % 2)) for i, part in enumerate(_CONTROL.split(text))]
+    parts = [(part, bool(i % 2)) for i, part in enumerate(CONTROL.split(text))]
     return [part for part in parts if part[0]]
 
 

@@ -55,8 +55,38 @@ WILD: dict[str, tuple[str, str, str, list[tuple[str, dict[str, Any]]], bool]] = 
     "two blocks": ("chat", block(ONE) + block(ONE) + EOS, "", [CALL_F] * 2, False),
     "text behind": ("chat", "a" + block(ONE) + "\n\nb" + EOS, "a\n\nb", [CALL_F], False),
     "text between calls": ("chat", block(ONE, "and then ", ONE), "", [CALL_F] * 2, False),
+    "no line ends": (
+        "chat", "ok" + block(ONE).replace("\n", "") + EOS, "ok", [CALL_F], False,
+    ),
+    "more line ends": (
+        "chat", "ok" + block(ONE).replace(">\n", ">\n\n") + EOS, "ok", [CALL_F], False,
+    ),
+    "no end token": ("chat", "ok" + block(ONE), "ok", [CALL_F], False),
+    "no end token after an answer": ("chat", "ok\n\n", "ok\n\n", [], False),
+    "an empty block": ("chat", "ok" + block() + EOS, "ok", [], False),
+    "the wrapper opened twice": (
+        "chat", f"ok\n\n<{DSML}tool_calls>" + block(ONE) + EOS, "ok", [CALL_F], False,
+    ),
+    "the wrapper closed by another name": (
+        "chat", "ok" + block(ONE).replace("</" + DSML + "tool", "</" + DSML + "function") + "b",
+        "okb", [CALL_F], False,
+    ),
     "cut in the wrapper": ("chat", f"ok\n\n<{DSML}tool_c", "ok", [], False),
     "cut in a header": ("chat", f'ok\n\n<{DSML}invoke name="f', "ok", [], True),
+    "cut behind a header": ("chat", f'ok\n\n<{DSML}invoke name="f">\n', "ok", [], True),
+    "cut in a call's closing tag": ("chat", "ok" + block(ONE + ONE)[:-29], "ok", [CALL_F], True),
+    "cut behind a call's closing name": (
+        "chat", "ok" + block(ONE)[: block(ONE).index("invoke>\n") + 6], "ok", [CALL_F], False,
+    ),
+    "cut in the closing wrapper": ("chat", "ok" + block(ONE)[:-4], "ok", [CALL_F], False),
+    "cut in the token of a tag": ("chat", f"ok\n\n<{DSML[:3]}", f"ok\n\n<{DSML[:3]}", [], False),
+    "unclosed last argument": (
+        "chat", "ok" + block(ONE, ONE.replace(f"</{DSML}parameter>", "")), "ok", [CALL_F], True,
+    ),
+    "no closing tags": (
+        "chat", f'ok\n\n<{DSML}tool_calls>\n<{DSML}invoke name="f">\n<{DSML}parameter name="a" '
+        f'string="true">1{EOS}', "ok", [], True,
+    ),
     "cut in a value": ("chat", "ok" + block(ONE, ONE)[:-60], "ok", [CALL_F], True),
     "no closing wrapper": ("chat", "ok" + block(ONE)[:-20] + EOS, "ok", [CALL_F], False),
     "unclosed call": (
@@ -77,6 +107,16 @@ WILD: dict[str, tuple[str, str, str, list[tuple[str, dict[str, Any]]], bool]] = 
         "chat",
         block(invoke("f", param("a", "1,", FALSE), param("b", "NaN", FALSE))),
         "", [("f", {"a": "1,", "b": "NaN"})], False,
+    ),
+    "a list that is not closed": (
+        "chat", block(invoke("f", param("a", "[1, 2", FALSE))), "", [("f", {"a": "[1, 2"})], False,
+    ),
+    "JSON that would break out": (
+        "chat", block(invoke("f", param("a", '1, "b": 2', FALSE), param("c", "1}, {", FALSE))), "",
+        [("f", {"a": '1, "b": 2', "c": "1}, {"})], False,
+    ),
+    "quotes in names": (
+        "chat", block(invoke('a"b', param('c"d', "1"))), "", [('a"b', {'c"d': "1"})], False,
     ),
     "JSON": (
         "chat", block(invoke("f", param("a", ' {"x": [1]} ', ' string="false"'))), "",
@@ -121,6 +161,20 @@ def test_seen_in_the_wild(name: str) -> None:
     assert plain["ended"] == (EOS in text)
 
 
+@pytest.mark.parametrize("value", ["1" * 9000, "[" * 200_000 + "]" * 200_000])
+def test_json_that_nobody_could_read_is_a_string(value: str) -> None:
+    message = parse_tolerant(block(invoke("f", param("a", value, FALSE))), "chat")
+    assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"a": value}
+
+
+@pytest.mark.parametrize("name", [name for name, row in WILD.items() if "<" + DSML in row[1]])
+def test_seen_with_ascii_bars(name: str) -> None:
+    mode, text, content, calls, dropped = WILD[name]
+    found = run(StreamParser(mode, tools=TOOLS), [(text.replace(DSML, "|DSML|"), False)])
+    values = json.loads(json.dumps(calls, ensure_ascii=False).replace(DSML, "|DSML|"))
+    assert result(found) == (content, [tuple(call) for call in values], dropped)
+
+
 def test_ascii_bars_count_in_plain_text_only() -> None:
     text = ("ok | x|DSML|y" + block(ONE)).replace(DSML, "|DSML|")
     assert result(run(StreamParser("chat"), [(text, False)])) == (
@@ -143,6 +197,17 @@ def test_ordinary_pieces_are_never_control_tokens() -> None:
     assert message["reasoning_content"] == "r" + forged
     assert message["content"] == "a" + forged
     assert message["tool_calls"] == []
+
+
+@pytest.mark.parametrize("token", ["<unknown>", THINK, TITLE])
+def test_a_token_that_is_left_out_still_parts_what_is_around_it(token: str) -> None:
+    pieces = [("a</", False), (token, True), (DSML, True), ("invoke>", False)]
+    assert result(run(StreamParser("chat", tagged=True), pieces)) == ("a</invoke>", [], False)
+    opened = tagged_pieces(f'<{DSML}invoke name="f">\n<{DSML}parameter name="a" string="true">')
+    closed = tagged_pieces(f"</{DSML}parameter></{DSML}invoke>")
+    value = [("1", False), ("<unknown>", True), ("2", False)]
+    message = run(StreamParser("chat", tagged=True), [*opened, *value, *closed])
+    assert result(message) == ("", [("f", {"a": "12"})], False)
 
 
 def test_the_first_control_piece_settles_what_text_means() -> None:
