@@ -19,9 +19,30 @@ if TYPE_CHECKING:
     from localv4.memory import MemoryPlan
     from localv4.session import Session
 
-__all__ = ["about", "show_dry_run", "speed_words"]
+__all__ = ["about", "measure_machine", "show_dry_run", "speed_words"]
 
+_SHORTEST_S = 0.1  # what is shorter is a matter of other things than the model
 _PARTS = "dense", "head", "experts", "kv", "workspace", "process"
+
+
+def measure_machine(settings: Settings, output: Output) -> None:
+    """Measure how fast this machine is, unless that was done, or there is no memory for it.
+
+    To be called before an engine holds its budget.
+    """
+    # Imported here: they import the compiler.
+    from localv4.doctor_rates import ARENA_BYTES, check_rates
+    from localv4.kernels.threads import choose_threads
+    from localv4.limits import available_bytes
+    from localv4.machine_rates import kept_rates
+
+    threads = choose_threads(settings.threads)
+    needed = 2 * ARENA_BYTES
+    room = available_bytes() if settings.memory is None else settings.memory
+    if kept_rates(threads) is None and min(room, available_bytes()) > needed:
+        output.progress("measuring this machine, once ...")
+        check_rates(threads)
+        output.clear_progress()
 
 
 def show_dry_run(
@@ -133,7 +154,7 @@ def _rows(report: dict[str, Any], plan: "MemoryPlan") -> dict[str, str]:
         rows["KV state"] += ": too much; give more memory, or fewer tokens"
     times = report["expected"] or {}
     if times.get("first_token_s") is not None:
-        rows["first token"] = f"after about {about(times['first_token_s'])}"
+        rows["first token"] = f"after about {about(max(_SHORTEST_S, times['first_token_s']))}"
     if times.get("total_s") is not None:
         rows["in all"] = f"about {about(times['total_s'])} for {n_answer:,} tokens"
     return rows

@@ -211,8 +211,9 @@ def _run(
 
 def _say(settings: Settings, output: Output, request: Request, output_format: str) -> None:
     """Say what an answer would take."""
-    from localv4.cli.dry_run import show_dry_run
+    from localv4.cli.dry_run import measure_machine, show_dry_run
 
+    measure_machine(settings, output)
     with _opened(settings, output, request) as (engine, session):
         level = request.level(engine)
         ids, _ = engine.prompt_format.ids(request.prompt, level, request.tools)
