@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localv4.cli.chat import saving
+from localv4.cli.chat import answers, saving
 from localv4.cli.chat.knobs import Knobs
 from localv4.cli.chat.view import THOUGHTS
 from localv4.cli.input_files import read_file
@@ -111,7 +111,7 @@ def thoughts_values(talk: "Talk", _typed: str) -> Values:
 
 def retry(talk: "Talk", _: str | None) -> None:
     """Ask the last question again."""
-    talk.retry()
+    answers.retry(talk)
 
 
 def undo(talk: "Talk", count: str | None) -> None:
@@ -129,7 +129,7 @@ def undo(talk: "Talk", count: str | None) -> None:
 
 def more(talk: "Talk", _: str | None) -> None:
     """Go on with an answer."""
-    talk.more()
+    answers.more(talk)
 
 
 def edit(talk: "Talk", text: str | None) -> None:
@@ -140,7 +140,7 @@ def edit(talk: "Talk", text: str | None) -> None:
     before = messages[-2]["content"]
     text = text or talk.read_text(before)
     if text:
-        talk.retry(text)
+        answers.retry(talk, text)
     else:
         talk.output.note("(left as it was)")
 

@@ -15,20 +15,19 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from localv4.cli.chat import saving
+from localv4.cli.chat.answers import ask
 from localv4.cli.chat.background import Opening
 from localv4.cli.chat.card import show_card
-from localv4.cli.chat.conversations import Conversation, Unfinished
+from localv4.cli.chat.conversations import Conversation
 from localv4.cli.chat.knobs import Knobs
 from localv4.cli.chat.lines import Lines
 from localv4.cli.chat.meter import meter
-from localv4.cli.chat.turns import Request, Turn
 from localv4.cli.chat.typed import unquoted
 from localv4.cli.chat.view import Thoughts
 from localv4.cli.opening import refuse_base, warn_of_short_context
 from localv4.cli.output import Output
 from localv4.cli.stopping import Stopped
-from localv4.cli.writers import Answer
-from localv4.errors import ContextOverflow, InvalidInput, LocalV4Error
+from localv4.errors import InvalidInput, LocalV4Error
 from localv4.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Talk", "Wishes"]
 
 _DOUBLE_S = 0.5  # a second Ctrl-C within this belongs to the first
-_FULL = 0.9  # of the context, from which on it is said
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,12 @@ class Talk:
         the model's.
     attached
         Files that go with the next message: name and text.
+    draft
+        What the next line begins with: a question that failed.
+    answered_with
+        Knobs and thinking level of the last answer.
+    is_warned
+        Whether it was said that the context is nearly full.
     leaving
         Set to end the chat.
     """
@@ -107,11 +111,11 @@ class Talk:
         self._opening: Opening | None = None
         self._session: Session | None = None
         self._lines: Lines | None = None
-        self._draft = ""  # of the next message
-        self._answered_with: tuple[Knobs, str] | None = None
+        self.draft = ""
+        self.answered_with: tuple[Knobs, str] | None = None
         self._last_press_s = float("-inf")
         self._pressed = False
-        self._is_warned = False
+        self.is_warned = False
         self._waits = False  # for the engine
 
     def run(
@@ -159,12 +163,15 @@ class Talk:
     def opened(self, engine: "Engine") -> None:
         """Take an engine that has just been opened, and say what it is; from its thread."""
         refuse_base(engine)
-        self._session = engine.session(context=self.settings.context)
+        session = engine.session(context=self.settings.context)
         if self.interactive:
-            show_card(self.output, self.settings, self._folder, engine, self._session)
+            show_card(self.output, self.settings, self._folder, engine, session)
         if self.conversation.messages:
-            saving.load_state(self, self.conversation, self._session)
-        self.warn_of_context(engine, self._session)
+            saving.load_state(self, self.conversation, session)
+        self.warn_of_context(engine, session)
+        self._session = session
+        if self._lines is not None:
+            self._lines.refresh()
 
     @property
     def engine(self) -> "Engine":
@@ -208,7 +215,7 @@ class Talk:
         saving.save_if_wanted(self)
         self.conversation = Conversation(self.system, think=self.level)
         self.attached.clear()
-        self._answered_with = None
+        self.answered_with = None
 
     def read_text(self, default: str) -> str | None:
         """Return a text that is edited, without quotes around it; None if that is given up."""
@@ -219,78 +226,9 @@ class Talk:
             return None
         return None if text is None else unquoted(text)
 
-    def ask(self, text: str) -> bool:
-        """Answer one message; return whether there is an answer now.
-
-        A failed turn is taken back, a stopped one is kept.
-        """
-        files = [f"{name}:\n\n{content}" for name, content in self.attached]
-        said = {"role": "user", "content": "\n\n".join([*files, text])}
-        self._draft = text
-        engine, session, think = self.engine, self.session, self.think
-        self.conversation.think = think
-        seed = self._seed()
-        messages = [*self.conversation.prompt, said]
-        request = Request(messages, think, self.knobs.sampling(seed), self.knobs.max_tokens)
-        turn = Turn(engine, session, self.output, self.thoughts, Answer())
-        is_answered = False
-        try:
-            self._stream(turn, request)
-        finally:
-            answer = turn.answer
-            if answer.text or answer.reasoning or answer.finish_reason == "stop":
-                is_answered = True
-                unfinished = self._unfinished(turn, seed, think)
-                self.conversation.add(said, _reply(answer), unfinished=unfinished)
-                self.attached.clear()
-                self._draft = ""
-                self._answered_with = self.knobs, think
-        if is_answered:
-            self._say_how_it_ended(turn)
-        return is_answered
-
-    def more(self) -> None:
-        """Go on with an answer that ended early."""
-        before = self.conversation.unfinished
-        if before is None:
-            raise InvalidInput("there is no answer that ended early; /retry asks again")
-        messages = self.conversation.messages
-        text, reasoning = messages[-1]["content"], messages[-1].get("reasoning_content", "")
-        # A character that was cut in two comes whole now.
-        answer = Answer(text.removesuffix("\ufffd"), reasoning.removesuffix("\ufffd"))
-        sampling = self.knobs.sampling(before.seed)
-        prompt = self.conversation.prompt[:-1]
-        request = Request(prompt, before.think, sampling, self.knobs.max_tokens, before.ids)
-        turn = Turn(self.engine, self.session, self.output, self.thoughts, answer)
-        try:
-            self._stream(turn, request)
-        finally:
-            if turn.n_new:
-                messages[-1] = _reply(answer)
-                unfinished = self._unfinished(turn, before.seed, before.think)
-                self.conversation.unfinished = unfinished
-                self.conversation.unsaved = True
-        self._say_how_it_ended(turn)
-
-    def retry(self, text: str | None = None) -> None:
-        """Ask the last question again, or another one in its place; keep what can't be bettered."""
-        conversation = self.conversation
-        if not conversation.messages:
-            raise InvalidInput("nothing was asked that could be asked again")
-        if text is None and self.knobs.is_fixed and self._answered_with == (self.knobs, self.think):
-            raise InvalidInput(
-                "the same answer would come again; /set seed none, or /set temperature 1"
-            )
-        before = [*conversation.messages], conversation.unfinished, conversation.unsaved
-        question = conversation.messages[-2]["content"]
-        conversation.take_back(1)
-        is_answered = False
-        try:
-            is_answered = self.ask(question if text is None else text)
-        finally:
-            if not is_answered and len(conversation.messages) < len(before[0]):
-                conversation.messages, conversation.unfinished, conversation.unsaved = before
-                self._draft = "" if text is None else text
+    def press(self) -> None:
+        """Take a Ctrl-C that has stopped an answer."""
+        self._pressed, self._last_press_s = True, time.monotonic()
 
     def suggestions(self, typed: str) -> "Iterator[Suggestion]":
         """Return what may follow what was typed."""
@@ -301,11 +239,11 @@ class Talk:
     def _read(self) -> str | None:
         """Return the next line, stripped; None to leave."""
         assert self._lines is not None
-        draft, self._draft = self._draft, ""
+        draft, self.draft = self.draft, ""
         try:
             line = self._lines.read(lambda: meter(self._session, self.attached), draft)
         except KeyboardInterrupt:
-            self._press()
+            self._leave_or_stay()
             return ""
         self._pressed = False
         return None if line is None else line.strip()
@@ -319,64 +257,16 @@ class Talk:
         elif line.startswith("/") and not line.startswith("//"):
             obey(self, line)
         elif text := unquoted(line.removeprefix("/") if line.startswith("//") else line):
-            self.ask(text)
+            ask(self, text)
 
-    def _press(self) -> None:
+    def _leave_or_stay(self) -> None:
         """Take a Ctrl-C while nothing runs: a second one leaves."""
-        since_s = time.monotonic() - self._last_press_s
-        if not self.interactive or (self._pressed and since_s > _DOUBLE_S):
+        is_apart = time.monotonic() - self._last_press_s > _DOUBLE_S
+        if not self.interactive or (self._pressed and is_apart):
             raise KeyboardInterrupt
         if not self._pressed:
             self.output.note("(Ctrl-C once more leaves, and so does Ctrl-D)")
-        self._pressed = True
-
-    def _stream(self, turn: Turn, request: Request) -> None:
-        try:
-            turn.stream(request)
-        except ContextOverflow as error:
-            if not self.conversation.messages:
-                raise
-            words = str(error).partition(";")[0]
-            raise ContextOverflow(f"{words}; {self._full_advice()}") from None
-        finally:
-            if turn.answer.finish_reason == "interrupted":
-                self._pressed, self._last_press_s = True, time.monotonic()
-
-    def _seed(self) -> int:
-        import secrets
-
-        return secrets.randbits(53) if self.knobs.seed is None else self.knobs.seed
-
-    def _unfinished(self, turn: Turn, seed: int, think: str) -> Unfinished | None:
-        if turn.answer.finish_reason == "stop" or not turn.ids:
-            return None
-        return Unfinished(turn.ids, seed, think)
-
-    def _say_how_it_ended(self, turn: Turn) -> None:
-        """Say why there is no more of an answer, if the model did not end it."""
-        answer, say = turn.answer, self.output.note
-        session = self.session
-        if answer.finish_reason == "stop" and not answer.text:
-            say("(the answer is empty; /retry asks again)")
-        if answer.finish_reason == "length":
-            limit, n_new = self.knobs.max_tokens, answer.usage["completion_tokens"]
-            if limit is None or n_new < limit:
-                self.output.warning(f"the context is full; {self._full_advice()}")
-            elif answer.text:
-                say(f"(cut after {n_new:,} tokens, as max_tokens says; /more goes on)")
-            else:
-                n_tokens = f"all {len(turn.ids):,} tokens went into thinking"
-                say(f"no answer yet: {n_tokens}; /more continues")
-        share = session.position / session.context
-        if share >= _FULL and not self._is_warned and answer.finish_reason != "length":
-            self._is_warned = True
-            self.output.warning(f"{share:.0%} of the context is in use; {self._full_advice()}")
-        self.output.gap()
-
-    def _full_advice(self) -> str:
-        most = self.engine.config.max_position_embeddings
-        larger = ", or start again with a larger --context" if self.session.context < most else ""
-        return f"/new starts over{larger}"
+            self._pressed = True
 
     @contextlib.contextmanager
     def _ended_by_signals(self) -> Iterator[None]:
@@ -400,10 +290,3 @@ class Talk:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _reply(answer: Answer) -> dict[str, str]:
-    reply = {"role": "assistant", "content": answer.text}
-    if answer.reasoning:
-        reply["reasoning_content"] = answer.reasoning
-    return reply
