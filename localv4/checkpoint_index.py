@@ -81,7 +81,7 @@ def list_tensors(folder: Path) -> Listing:
     if shard is None:
         raise ModelNotFound(
             f"{folder} holds neither {INDEX_NAME} nor {SINGLE_NAME}; localv4 reads safetensors "
-            "checkpoints only"
+            "checkpoints only, such as the release"
         )
     return Listing(
         source=folder / SINGLE_NAME,

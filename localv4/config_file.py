@@ -77,7 +77,9 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from None
+        raise InvalidInput(
+            f"{path} cannot be read: {error.strerror}; check the path and its permissions"
+        ) from None
     except UnicodeDecodeError as error:
         raise _not_toml(path, error) from None
 

@@ -20,7 +20,7 @@ from localv4.encoding import ParseEvent, ThinkingMode
 from localv4.encoding.literals import EOS, USER
 from localv4.errors import ContextOverflow, InvalidInput
 from localv4.events import Event, FinishReason, Timings, ToolCall, Usage
-from localv4.reader import CompletionReader
+from localv4.reader import CompletionReader, read_all
 from localv4.sampling import Sampler, TokenLogprob, token_logprob
 from localv4.tokenizer import Tokenizer
 
@@ -153,9 +153,8 @@ def generate(
             raise InvalidInput("the answer is complete, so it cannot go on")
         sampler.skip(len(begun))
         ended = CompletionReader(tokenizer, thinking_mode, tools, strings)
-        for token_id in begun:
-            ended.read(token_id)
-        reader.go_on(begun, "".join(event.text for event in ended.close()))
+        _, let_out = read_all(ended, begun)
+        reader.go_on(begun, "".join(event.text for event in let_out))
     return Generation(
         session, prompt, sampler, reader, max_tokens, ends, logprobs, branches, progress
     )

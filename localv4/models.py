@@ -31,6 +31,7 @@ BUILTIN = "built-in"
 _BUILTIN_RECIPE = 2
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"{_PART}/{_PART}")
+_PAGE = re.compile(rf"https?://[^/]+/({_PART}/{_PART})/?")
 
 
 @dataclass(frozen=True)
@@ -205,13 +206,15 @@ def _user_folder(name: str, path: Path) -> Located:
 
 
 def _no_such(name: str, path: Path) -> ModelNotFound:
+    if page := _PAGE.fullmatch(name):
+        return ModelNotFound(f"{name} is a page; name the repo, {page[1]}")
     if path.is_absolute() or "/" in name or name.startswith((".", "~")):
         return ModelNotFound(
             f"there is no folder {name}; check the path, or make a checkpoint to try with: "
             "localv4 synth DIR"
         )
     near = difflib.get_close_matches(name.lower(), [*ALIASES, BUILTIN], 1)
-    hint = f"did you mean {near[0]}?" if near else f"short names are {', '.join(ALIASES)}"
+    hint = f"did you mean {near[0]}?" if near else f"give a folder, or one of {', '.join(ALIASES)}"
     return ModelNotFound(f"there is no folder {name}, and no model of that name; {hint}")
 
 

@@ -1,4 +1,4 @@
-"""From what a caller gives as a prompt to token ids.
+"""From what a caller gives as a prompt to token ids, and from an answer's ids to its text.
 
 A list of ids is taken as it is, a string is text without a template, a list of messages is
 rendered in the chat format.  Control tokens come from ids and from the template alone, never
@@ -15,6 +15,7 @@ import numpy as np
 from localv4.encoding import Profile, ThinkingMode, render, thinking_arguments
 from localv4.encoding.literals import ASSISTANT, USER
 from localv4.errors import InvalidInput
+from localv4.reader import CompletionReader, read_all
 from localv4.tokenizer import Tokenizer
 
 __all__ = ["Prompt", "PromptFormat", "with_tools"]
@@ -116,6 +117,22 @@ class PromptFormat:
             profile=self.profile,
         )
         return self._tokenizer().encode_pieces(pieces), mode
+
+    def answer(self, ids: Sequence[int], thinking: str) -> tuple[str, str]:
+        """Return what all tokens of an answer to messages say: reasoning, and answer text.
+
+        Raises
+        ------
+        InvalidInput
+            The profile has no such thinking level.
+        """
+        mode, _ = thinking_arguments(thinking, self.profile)
+        said, let_out = read_all(CompletionReader(self._tokenizer(), mode), ids)
+        texts = {"reasoning": "", "text": ""}
+        for event in (*said, *let_out):
+            if event.kind in texts:
+                texts[event.kind] += event.text
+        return texts["reasoning"], texts["text"]
 
     def branches(self, ids: Sequence[int], mode: ThinkingMode) -> tuple[int, ...]:
         """Return where a rendered conversation may go on in another way than it does.

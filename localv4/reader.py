@@ -15,7 +15,7 @@ from localv4.encoding.literals import ENDTHINK
 from localv4.errors import InvalidInput
 from localv4.tokenizer import Tokenizer
 
-__all__ = ["CompletionReader", "StopStrings"]
+__all__ = ["CompletionReader", "StopStrings", "read_all"]
 
 
 class StopStrings:
@@ -213,6 +213,14 @@ class CompletionReader:
             if not is_known or event.kind == "tool_call":
                 new.append(replace(event, text=event.text[known:]))
         return new
+
+
+def read_all(
+    reader: CompletionReader, token_ids: Iterable[int]
+) -> tuple[list[ParseEvent], list[ParseEvent]]:
+    """Read the tokens of an answer; return what they say, and what its end lets out."""
+    said = [event for token_id in token_ids for event in reader.read(token_id)]
+    return said, reader.close()
 
 
 def _as_text(text: str) -> list[ParseEvent]:

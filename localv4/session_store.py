@@ -219,7 +219,8 @@ class SessionStore:
             return {}
         except OSError as error:
             raise LocalV4Error(
-                f"{self.folder} cannot be read ({error.strerror}); check its permissions"
+                f"{self.folder} cannot be read ({error.strerror}); check the path and its "
+                "permissions"
             ) from None
         for file in files:
             if file.endswith(_SUFFIX):
@@ -304,5 +305,5 @@ def _changing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise LocalV4Error(
-            f"{path} cannot be changed ({error.strerror}); check its permissions"
+            f"{path} cannot be changed ({error.strerror}); check the path and its permissions"
         ) from None

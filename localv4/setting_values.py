@@ -65,7 +65,7 @@ def _text(value: object) -> str:
 
 def _model(value: object) -> str:
     if value == "":
-        raise InvalidInput("the name of the model is empty")
+        raise InvalidInput("the name of the model is empty; give one, or leave it out")
     return _text(value)
 
 
@@ -86,14 +86,14 @@ def _count(value: object) -> int:
     except ValueError:
         count = None
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise InvalidInput(f"{shown(value)} is not a whole number above zero")
+        raise InvalidInput(f"{shown(value)} is not a whole number above zero; give 1 or more")
     return count
 
 
 def _choice(*choices: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in choices:
-            raise InvalidInput(f"{shown(value)} is not one of {', '.join(choices)}")
+            raise InvalidInput(f"{shown(value)} is no choice; give one of {', '.join(choices)}")
         return str(value)
 
     return parse
@@ -103,7 +103,7 @@ def _switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
     if value not in ("on", "off"):
-        raise InvalidInput(f"{shown(value)} is not one of on, off")
+        raise InvalidInput(f"{shown(value)} is no choice; give on or off")
     return value == "on"
 
 

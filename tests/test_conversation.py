@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import localv4
-from localv4.encoding.literals import ASSISTANT
+from localv4.encoding.literals import ASSISTANT, ENDTHINK
 from localv4.errors import ContextOverflow, InvalidInput
 from tests.conversations import converse, model
 
@@ -178,3 +178,18 @@ def test_an_answer_goes_on_where_it_was_stopped(engine: localv4.Engine, tmp_path
 def test_only_an_answer_to_messages_goes_on(engine: localv4.Engine) -> None:
     with pytest.raises(InvalidInput, match="only an answer to messages"):
         engine.generate("Once", begun=[5])
+
+
+def test_what_an_answer_says_can_be_read_from_its_tokens(engine: localv4.Engine) -> None:
+    generation = engine.generate(
+        [{"role": "user", "content": "why?"}],
+        localv4.SamplingParams(seed=3),
+        max_tokens=30,
+        thinking="high",
+    )
+    said = "".join(event.text for event in generation if event.kind == "reasoning")
+    ids = generation.ids
+    assert engine.prompt_format.answer(ids, "high") == (said, "")
+    assert engine.prompt_format.answer(ids, "off") == ("", said)
+    end = engine.tokenizer.control_id(ENDTHINK)
+    assert engine.prompt_format.answer([*ids[:9], end, *ids[9:]], "high")[1] != ""

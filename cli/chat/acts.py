@@ -1,6 +1,7 @@
 """What the commands of a chat do, and what may stand behind them."""
 
 import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -223,8 +224,8 @@ def stats(talk: "Talk", _: str | None) -> None:
     name = "not saved" if conversation.name is None else f"saved as {conversation.name!r}"
     held = f"{session.position:,} of {session.context:,} tokens"
     lines = [f"{turns}, {name}; context: {held}, {format_bytes(session.kv_bytes)}"]
-    lines.append(statistics_line(talk.engine.stats))
-    talk.output.tell("\n".join(filter(None, lines)))
+    lines += textwrap.wrap(statistics_line(talk.engine.stats), talk.output.note_columns - 1)
+    talk.output.tell("\n".join(lines))
 
 
 def leave(talk: "Talk", _: str | None) -> None:

@@ -32,7 +32,7 @@ def show_card(
     found = expected(config, plan, engine.threads, folder)
     rows = {
         "model": f"{name}; {config.num_hidden_layers} layers, {experts}",
-        "files": _at_home(folder),
+        "files": _at_home(folder.absolute()),
         "memory": _memory(plan),
         "context": f"{session.context:,} tokens",
         "speed": speed_words(found, settings.model),

@@ -111,6 +111,7 @@ class Turn:
                     self._view.event(event)
         except Stopped as error:
             self.answer.finish_reason = error.finish_reason
+            self._catch_up(request.thinking)
             if error.finish_reason != "interrupted":
                 raise
         finally:
@@ -136,6 +137,14 @@ class Turn:
         )
         self._n_prompt = len(self._generation.pending_ids)
         return bar.events(self._generation)
+
+    def _catch_up(self, thinking: str) -> None:
+        """Show what was held back of an answer that was torn off, so that it can go on."""
+        answer = self.answer
+        reasoning, text = self._engine.prompt_format.answer(self.ids, thinking)
+        if text.startswith(answer.text) and reasoning.startswith(answer.reasoning):
+            self._view.write(text[len(answer.text) :])
+            answer.reasoning, answer.text = reasoning, text
 
     def _stop_softly(self) -> bool:
         """Let the answer end by itself; once, and not while the prompt is still being read."""

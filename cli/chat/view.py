@@ -46,7 +46,7 @@ class AnswerView:
             self._thinking.take(event)
         elif event.kind == "text":
             self._thinking.end()
-            self._write(event.text)
+            self.write(event.text)
         elif event.tool_call is not None:
             self._thinking.end()
             call = json.dumps(asdict(event.tool_call), ensure_ascii=False)
@@ -59,7 +59,8 @@ class AnswerView:
             self._markdown.close()
         self._output.end_answer()
 
-    def _write(self, text: str) -> None:
+    def write(self, text: str) -> None:
+        """Show a piece of the answer's text."""
         if self._markdown is not None:
             self._markdown.feed(for_terminal(text))
         else:
