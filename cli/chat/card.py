@@ -28,7 +28,9 @@ def show_card(
 
     config, plan = engine.config, engine.plan
     experts = f"{config.n_routed_experts} experts, {config.num_experts_per_tok} a token"
-    name = settings.model or "built-in, random weights that talk nonsense"
+    name = "built-in, random weights that talk nonsense"
+    if settings.model is not None:
+        name = folder.name if folder == Path(settings.model).absolute() else settings.model
     found = expected(config, plan, engine.threads, folder)
     rows = {
         "model": f"{name}; {config.num_hidden_layers} layers, {experts}",

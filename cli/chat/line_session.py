@@ -50,7 +50,7 @@ _STYLE = Style.from_dict(
         "completion-menu.meta.completion": "fg:default bg:default dim",
         "completion-menu.meta.completion.current": "fg:default bg:default nodim",
         "scrollbar.background": "bg:default",
-        "scrollbar.button": "bg:default reverse",
+        "scrollbar.button": "bg:default",
         "control-character": "reverse",
         "nbsp": "fg:default nounderline",
     }
