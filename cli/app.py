@@ -10,6 +10,7 @@ import difflib
 import importlib
 import io
 import sys
+import warnings
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -76,6 +77,8 @@ localv4 config. localv4 --version tells the version.
 
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # a library's are for programmers, as numba's of /dev/shm
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -164,6 +167,8 @@ def _call(arguments: list[str], invocation: Invocation) -> int:
 def _about_unknown(name: str) -> str:
     """Return a sentence on a word that is no command."""
     if name.startswith("-"):
+        if near := difflib.get_close_matches(name.lower(), ("--version", "--help"), 1):
+            return f"no such option: {name}; did you mean localv4 {near[0]}?"
         return (
             f"no such option: {name} before a command; write localv4 chat {name} ..., for example"
         )

@@ -34,6 +34,8 @@ _WORDS = {
     "Input should be less than or equal to": "give at most",
     "Input should be greater than": "give more than",
     "Input should be less than": "give less than",
+    ". Did you mean": "; did you mean",
+    ". Choose from:": "; choose from",
 }
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
@@ -57,8 +59,13 @@ def describe(error: BaseException) -> tuple[int, str]:
             return 4, "out of memory; give a smaller --memory or --context, or close other programs"
         case OSError() if error.errno in _NO_ROOM:
             return 4, f"{_about(error)}; free some space and try again"
+        case OSError() if error.errno == errno.EFBIG:
+            return 4, f"{_about(error)}; raise the limit on files (ulimit -f), or use another disk"
+        case OSError() if "temporary directory" in str(error):  # tempfile's, which tried them all
+            return 4, f"{_about(error)}; free some space, or let TMPDIR name another folder"
         case OSError():
-            return 1, _about(error)
+            hint = "check that path and its permissions" if error.filename else "-vv shows where"
+            return 1, f"{_about(error)}; {hint}"
     return 1, f"internal error, please report it: {type(error).__name__}: {error} (-vv shows where)"
 
 
@@ -75,9 +82,11 @@ def _usage_sentence(error: typer.TyperException) -> str:
     if flag is not None and (known := getattr(error, "possibilities", None)):
         message = f"no such option: {flag}"
         hint = f"did you mean {difflib.get_close_matches(flag, known, 1, 0)[0]}? {hint}"
+    elif flag is not None and context is None:
+        hint = f"write {flag} and what it takes behind it"
     if message.startswith("Got unexpected extra argument") and hint.startswith("see localv4 run"):
         hint = "put the prompt in quotes"
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
     words = " ".join(message.split()).rstrip(".")
-    return f"{words[:1].lower()}{words[1:]}; {hint}"
+    return f"{words[:1].lower()}{words[1:]}{'' if words.endswith('?') else ';'} {hint}"

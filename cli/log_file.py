@@ -99,7 +99,7 @@ class LogFile(logging.Handler):
                 content = content[os.write(self._descriptor, content) :]
         except OSError as error:
             self.close()
-            self._warn(f"the log in {self._path} ends here: {error.strerror}")
+            self._warn(f"the log in {self._path} ends here: {error.strerror}; name another file")
 
     def end(self, code: int, error: BaseException | None) -> None:
         """Write how the command ended."""

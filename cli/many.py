@@ -6,7 +6,7 @@ says why, and does not stop the others.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,14 @@ from localv4.cli.prompts_file import Entry
 from localv4.cli.results_file import ResultsFile
 from localv4.cli.shared_beginning import read_shared
 from localv4.cli.stopping import Stopped, stoppable
-from localv4.cli.writers import report
+from localv4.cli.writers import Answer, Entries, report
 from localv4.encoding import thinking_arguments
 from localv4.errors import ContextOverflow, FormatError, InvalidInput, LocalV4Error, OutOfBudget
 from localv4.settings import Settings
 
 if TYPE_CHECKING:
     from localv4.engine import Engine
+    from localv4.events import Event
     from localv4.session import Session
 
 __all__ = ["answer_all"]
@@ -98,6 +99,7 @@ class _Many:
         if not todo:
             self._output.note(f"{self.standing()}: nothing is left to do", self._level)
             return
+        self._output.progress(f"{self.standing()}; opening the model ...")
         begun_s = time.monotonic()
         with open_engine(self._settings, self._output) as engine:
             self._load_s = round(time.monotonic() - begun_s, 6)
@@ -154,7 +156,8 @@ class _Many:
             if isinstance(request.prompt, str):
                 # Without a template nothing else goes back to what is shared.
                 request = replace(request, prompt=ids[session.position :])
-            answer(engine, session, request, self._output, outcome)
+            counter = _Counter(self._output, f"{place + 1:,} of {len(self._entries):,}")
+            answer(engine, session, request, self._output, outcome, counter)
         except _OF_ONE_PROMPT as error:
             self._n_failed += 1
             self._put(place, {"error": str(error)}, one_line(str(error)))
@@ -176,3 +179,21 @@ class _Many:
         else:
             self._results.put(place, line)
         self._output.note(f"{place + 1:,} of {len(self._entries):,}: {said}", self._level)
+
+
+class _Counter:
+    """Shows how many tokens an answer has, on a line that is replaced."""
+
+    def __init__(self, output: Output, which: str) -> None:
+        self._output = output
+        self._which = which
+        self._n_tokens = 0
+
+    def event(self, event: "Event", logprobs: Entries = None) -> None:
+        """Count one event."""
+        self._n_tokens += len(event.ids)
+        if self._output.redraws:
+            self._output.progress(f"{self._which}: {self._n_tokens:,} tokens")
+
+    def end(self, answer: Answer, facts: Mapping[str, Any]) -> None:
+        """Do nothing: the prompt's own line follows."""

@@ -9,6 +9,7 @@ import typer
 from localv4.cli.log_file import Invocation, LogFile
 from localv4.cli.names import complete_model
 from localv4.cli.output import SAID, Output, one_line
+from localv4.errors import InvalidInput
 from localv4.settings import Numerics, Profile, Settings, Think, load_settings
 
 __all__ = [
@@ -116,7 +117,7 @@ def start(
         If a setting is of no use, or both -q and -v are given.
     """
     if quiet and verbose:
-        raise typer.BadParameter("-q and -v contradict each other; give one of them", context)
+        raise InvalidInput("-q and -v contradict each other; give one of them")
     verbosity = -1 if quiet else verbose
     invocation = context.ensure_object(Invocation)
     invocation.verbosity = verbosity

@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Protocol, TextIO
 
@@ -145,6 +146,8 @@ class Output:
         self._error_line_open = False
         self._progress_shown = False
         self._aside: Aside | None = None
+        # Reentrant: a handler of a signal may write while its own thread does.
+        self._writing = threading.RLock()
 
     @contextlib.contextmanager
     def beside(self, aside: Aside) -> Iterator[None]:
@@ -169,11 +172,12 @@ class Output:
             return
         if sys.stdout is None:
             raise OutputClosed
-        self._end_error_line()
-        with _writing():
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        self._answer_line_open = not text.endswith("\n")
+        with self._writing:
+            self._end_error_line()
+            with _writing():
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            self._answer_line_open = not text.endswith("\n")
 
     def line(self, text: str) -> None:
         """Write a whole line of the answer."""
@@ -195,9 +199,12 @@ class Output:
         for number, line in enumerate(lines):
             self.line(f"{'' if number else name:<{width}} {line}")
 
-    def end_answer(self) -> None:
-        """End an open line on a terminal; elsewhere the answer stays as it is, byte for byte."""
-        if self._answer_to_terminal and self._answer_line_open:
+    def end_answer(self, always: bool = False) -> None:
+        """End an open line on a terminal; elsewhere the answer stays as it is, byte for byte.
+
+        With `always` its line ends there, too: another answer may follow.
+        """
+        if self._answer_line_open and (always or self._answer_to_terminal):
             self.answer("\n")
 
     def thinking(self, text: str) -> None:
@@ -218,14 +225,13 @@ class Output:
             _log.info(text, stacklevel=2)
         if self.verbosity < level:
             return
-        self._break_lines()
-        self._error(f"{_DIM}{text}{_PLAIN}\n" if self._color else f"{text}\n")
+        text = self._wrapped(text)
+        self._error_line(f"{_DIM}{text}{_PLAIN}" if self._color else text)
 
     def tell(self, text: str) -> None:
         """Write what was asked for at a prompt: lines about the work, but not dim."""
         if self.verbosity >= 0:
-            self._break_lines()
-            self._error(f"{text}\n")
+            self._error_line(text)
 
     def ask(self, question: str) -> str:
         """Write a question, however quiet, and return the line that answers it; empty for none."""
@@ -239,8 +245,7 @@ class Output:
     def gap(self) -> None:
         """Leave a line empty on a terminal."""
         if self.on_terminal and self.verbosity >= 0:
-            self._break_lines()
-            self._error("\n")
+            self._error_line("")
 
     def prompt(self, text: str) -> None:
         """Write what stands before a line that is typed."""
@@ -301,25 +306,43 @@ class Output:
             return
         if not self.redraws:
             return
-        self._end_error_line()
-        self._error(f"{_CLEAR_LINE}{_DIM}{text[: self.progress_columns]}{_PLAIN}")
-        self._progress_shown = True
+        with self._writing:
+            self._end_error_line()
+            self._error(f"{_CLEAR_LINE}{_DIM}{text[: self.progress_columns]}{_PLAIN}")
+            self._progress_shown = True
 
     def clear_progress(self) -> None:
         """Take away the line of progress, if there is one."""
         aside = self._aside
         if aside is not None:
             aside.status("")
-        elif self._progress_shown:
-            self._error(_CLEAR_LINE)
-            self._progress_shown = False
+            return
+        with self._writing:
+            if self._progress_shown:
+                self._error(_CLEAR_LINE)
+                self._progress_shown = False
 
     def failure(self, text: str, log: bool = True) -> None:
         """Write the one sentence of an error, however quiet."""
         if log:
             _log.error(text, stacklevel=2)
-        self._break_lines()
-        self._error(f"localv4: {one_line(text)}\n")
+        self._error_line(self._wrapped(f"localv4: {one_line(text)}"))
+
+    def _error_line(self, text: str) -> None:
+        with self._writing:
+            self._break_lines()
+            self._error(f"{text}\n")
+
+    def _wrapped(self, text: str) -> str:
+        """Break lines that are too long for the terminal between words; paths stay whole."""
+        columns = self.note_columns
+        if not self.on_terminal or all(len(line) <= columns for line in text.split("\n")):
+            return text
+        import textwrap
+
+        wrapper = textwrap.TextWrapper(columns, break_long_words=False, break_on_hyphens=False)
+        lines = [line if len(line) <= columns else wrapper.fill(line) for line in text.split("\n")]
+        return "\n".join(lines)
 
     def _break_lines(self) -> None:
         self._end_error_line()

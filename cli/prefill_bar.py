@@ -54,10 +54,10 @@ class PrefillBar:
             return
         self._next_s = now + self._every_s
         task = self._task(done, total)
-        line = _words(task)
         if self._output.redraws:
-            line = _bar_line(task, self._output.progress_columns)
-        self._output.progress(line)
+            self._output.progress(_bar_line(task, self._output.progress_columns))
+        else:
+            self._output.note(_words(task), level=0 if self._output.on_terminal else 1)
 
     def events(self, generation: "Generation") -> "Iterator[Event]":
         """Pass on an answer's events; the prompt is read before the first."""

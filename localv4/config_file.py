@@ -74,14 +74,15 @@ def _read(path: Path) -> str:
     """Return a file's text; the empty text if there is no file."""
     try:
         return path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # /dev/null is a home folder of some
         return ""
     except OSError as error:
         raise InvalidInput(
             f"{path} cannot be read: {error.strerror}; check the path and its permissions"
         ) from None
     except UnicodeDecodeError as error:
-        raise _not_toml(path, error) from None
+        byte = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+        raise InvalidInput(f"{path} is not UTF-8 text: {byte}; correct or remove it") from None
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:

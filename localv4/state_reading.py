@@ -51,8 +51,9 @@ def open_file(path: Path) -> BinaryIO:
             f"there is no session file {path}; localv4 sessions lists those that are there"
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
         raise DamagedSession(
-            f"{path} cannot be opened ({error}); check the path and its permissions"
+            f"{path} cannot be opened ({reason}); check the path and its permissions"
         ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -30,7 +30,7 @@ __all__ = ["FULL_WIDTH", "PRESETS", "Layout", "Preset", "Routing", "Sizes", "syn
 
 Progress = Callable[[int, int], None]
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PROBE_BYTES = 2**24
 
 

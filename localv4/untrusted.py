@@ -109,8 +109,9 @@ def open_regular(path: Path) -> BinaryIO | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
         raise DamagedCheckpoint(
-            f"{path} cannot be opened ({error}); check the path and its permissions"
+            f"{path} cannot be opened ({reason}); check the path and its permissions"
         ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

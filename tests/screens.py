@@ -48,6 +48,8 @@ class Screen:
         To run it in; ``TERM`` is that of a usual terminal where none is given.
     columns, rows
         Size of the terminal.
+    most_bytes
+        That are taken in at a time: few make a slow line.
 
     Attributes
     ----------
@@ -62,8 +64,10 @@ class Screen:
         folder: Path,
         columns: int = 80,
         rows: int = 24,
+        most_bytes: int = 2**16,
     ) -> None:
         self.raw = b""
+        self._most_bytes = most_bytes
         self._keyboard, terminal = pty.openpty()
         self._terminal = _Terminal(columns, rows, self._keyboard)
         self._stream = pyte.ByteStream(self._terminal)
@@ -196,7 +200,7 @@ class Screen:
         if not select.select([self._keyboard], [], [], max(0.0, seconds))[0]:
             return False
         try:
-            shown = os.read(self._keyboard, 2**16)
+            shown = os.read(self._keyboard, self._most_bytes)
         except OSError as error:
             if error.errno == errno.EIO:  # nobody has the terminal open any more
                 return False

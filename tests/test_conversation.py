@@ -191,5 +191,7 @@ def test_what_an_answer_says_can_be_read_from_its_tokens(engine: localv4.Engine)
     ids = generation.ids
     assert engine.prompt_format.answer(ids, "high") == (said, "")
     assert engine.prompt_format.answer(ids, "off") == ("", said)
+    assert engine.tokenizer is not None
     end = engine.tokenizer.control_id(ENDTHINK)
+    assert end is not None
     assert engine.prompt_format.answer([*ids[:9], end, *ids[9:]], "high")[1] != ""

@@ -38,7 +38,7 @@ def test_a_folder_is_itself(tmp_path):
         ("some--one/model", "there is no folder"),
         ("a/b/c", "check the path"),
         ("flsh", "did you mean flash"),
-        ("gpt", "short names are flash, pro"),
+        ("gpt", "or one of flash, pro"),
         (__file__, "is a file"),
         ("~nobody-of-this-name/x", "check the path"),
         ("x" * 300, "File name too long.*check the path"),

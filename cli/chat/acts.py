@@ -1,6 +1,8 @@
 """What the commands of a chat do, and what may stand behind them."""
 
+import contextlib
 import os
+import shlex
 import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
@@ -121,11 +123,15 @@ def undo(talk: "Talk", count: str | None) -> None:
     try:
         n_turns = 1 if count is None else int(count)
     except ValueError:
-        raise InvalidInput(f"/undo takes a number of turns, not {count!r}") from None
+        raise InvalidInput(f"/undo takes a number of turns, not {count!r}; try /undo 2") from None
     if not 1 <= n_turns <= there:
-        raise InvalidInput(f"/undo cannot take back {n_turns}: the conversation has {there}")
+        hint = f"give 1 to {there}" if there else "say something first"
+        raise InvalidInput(
+            f"/undo cannot take back {n_turns}: the conversation has {there}; {hint}"
+        )
     talk.conversation.take_back(n_turns)
-    talk.output.note(f"(took back {n_turns}, {there - n_turns} left)")
+    turns = f"{n_turns} turn{'' if n_turns == 1 else 's'}"
+    talk.output.note(f"(took back {turns}; {there - n_turns} left)")
 
 
 def more(talk: "Talk", _: str | None) -> None:
@@ -137,7 +143,7 @@ def edit(talk: "Talk", text: str | None) -> None:
     """Change the last question."""
     messages = talk.conversation.messages
     if not messages:
-        raise InvalidInput("nothing was asked that could be changed")
+        raise InvalidInput("nothing was asked that could be changed; say something first")
     before = messages[-2]["content"]
     text = text or talk.read_text(before)
     if text:
@@ -153,11 +159,14 @@ def read(talk: "Talk", name: str | None) -> None:
         talk.attached.clear()
         talk.output.note("(no file goes with the next message)")
         return
-    path = Path(_expanded(name))
+    path = _file(name)
     text = read_file(path, "the name", _MOST_FILE_BYTES)
+    if not text.strip():
+        raise InvalidInput(f"{one_line(name)} is empty; name a file with text in it")
     talk.attached.append((path.name, text))
     tokenizer = talk.engine.tokenizer
-    count = f", {len(tokenizer.encode(text)):,} tokens" if tokenizer is not None else ""
+    n_tokens = 0 if tokenizer is None else len(tokenizer.encode(text))
+    count = f", {n_tokens:,} token{'' if n_tokens == 1 else 's'}" if tokenizer is not None else ""
     size = format_bytes(len(text.encode()))
     talk.output.note(f"({one_line(path.name)}: {size}{count}; goes with your next message)")
 
@@ -192,7 +201,9 @@ def load(talk: "Talk", name: str | None) -> None:
 def sessions(talk: "Talk", _: str | None) -> None:
     """List what is saved."""
     found = session_store(talk.settings).sessions()
-    talk.output.tell("\n".join(session_rows(found)) if found else "nothing is saved yet")
+    columns = talk.output.note_columns - 1
+    rows = [_shortened(row, columns) for row in session_rows(found)] if found else []
+    talk.output.tell("\n".join(rows) or "nothing is saved yet")
 
 
 def session_values(talk: "Talk", _typed: str) -> Values:
@@ -240,9 +251,25 @@ def leave(talk: "Talk", _: str | None) -> None:
     talk.leaving = True
 
 
+def _file(name: str) -> Path:
+    """Return the file of a name, which may be quoted as for a shell."""
+    path = Path(_expanded(name))
+    if not path.exists():
+        with contextlib.suppress(ValueError):
+            (name,) = shlex.split(name)
+            path = Path(_expanded(name))
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InvalidInput(f"{one_line(name)} is no file that ends; name one with text in it")
+    return path
+
+
 def _expanded(name: str) -> str:
     # Not Path.expanduser: of an unknown user it makes a RuntimeError.
     return os.path.expanduser(name)  # noqa: PTH111
+
+
+def _shortened(row: str, columns: int) -> str:
+    return row if len(row) <= columns else f"{row[: max(0, columns - 3)]}..."
 
 
 def _example(name: str) -> str:

@@ -84,10 +84,12 @@ def retry(talk: "Talk", text: str | None = None) -> None:
     """
     conversation = talk.conversation
     if not conversation.messages:
-        raise InvalidInput("nothing was asked that could be asked again")
+        raise InvalidInput("nothing was asked that could be asked again; say something first")
     if text is None and talk.knobs.is_fixed and talk.answered_with == (talk.knobs, talk.think):
+        go_on = "" if conversation.unfinished is None else "/more goes on with it, "
         raise InvalidInput(
-            "the same answer would come again; /set seed none, or /set temperature 1"
+            f"the same answer would come again; {go_on}/set seed none or /set temperature 1 "
+            "changes that"
         )
     before = [*conversation.messages], conversation.unfinished, conversation.unsaved
     question = conversation.messages[-2]["content"]

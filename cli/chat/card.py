@@ -28,7 +28,7 @@ def show_card(
 
     config, plan = engine.config, engine.plan
     experts = f"{config.n_routed_experts} experts, {config.num_experts_per_tok} a token"
-    name = "built-in, random weights that talk nonsense"
+    name = "built-in, random weights"
     if settings.model is not None:
         name = folder.name if folder == Path(settings.model).absolute() else settings.model
     found = expected(config, plan, engine.threads, folder)
@@ -43,6 +43,7 @@ def show_card(
     for label, text in rows.items():
         lines += _wrapped(label, one_line(text), output.note_columns - 1)
     output.note("\n".join(lines))
+    output.gap()
 
 
 def _wrapped(label: str, text: str, columns: int) -> list[str]:
@@ -60,14 +61,13 @@ def _wrapped(label: str, text: str, columns: int) -> list[str]:
 
 def _memory(plan: "MemoryPlan") -> str:
     """Return what memory is for."""
-    dense, kv = format_bytes(plan.dense + plan.head), format_bytes(plan.kv_most)
+    dense, kv, budget = map(format_bytes, (plan.dense + plan.head, plan.kv_most, plan.budget))
     if not plan.streams:
         weights = format_bytes(plan.dense + plan.head + plan.experts)
-        used = f"all weights, {weights}; up to {kv} for the context"
-    else:
-        experts = f"{format_bytes(plan.experts)} for {plan.n_slots:,} experts, the others from disk"
-        used = f"{dense} for what every token needs, {experts}; up to {kv} for the context"
-    return f"at most {format_bytes(plan.budget)}: {used}"
+        return f"{weights} of weights, all in memory; limit {budget}, {kv} of it for the context"
+    experts = f"{format_bytes(plan.experts)} for {plan.n_slots:,} experts, the others from disk"
+    used = f"{dense} for what every token needs, {experts}; up to {kv} for the context"
+    return f"limit {budget}: {used}"
 
 
 def _at_home(folder: Path) -> str:

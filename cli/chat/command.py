@@ -9,6 +9,7 @@ import typer
 from localv4.cli import options
 from localv4.cli.chat import conversations
 from localv4.cli.chat.background import Opening
+from localv4.cli.chat.keyboard import no_echo
 from localv4.cli.chat.knobs import Knobs
 from localv4.cli.chat.lines import EditedLines, Lines, PlainLines
 from localv4.cli.chat.talk import Talk, Wishes
@@ -80,20 +81,17 @@ def chat(
     interactive = all(_is_terminal(stream) for stream in (sys.stdin, sys.stderr))
     wishes = Wishes(system, knobs, thoughts, session)
     talk = Talk(settings, output, wishes, folder, interactive)
-    lines = _lines(talk, settings, output)
     opens = functools.partial(open_engine, settings, output)
-    if isinstance(lines, EditedLines):
+    if not interactive or terminal_is_dumb():  # which can do nothing but lines
+        plain = PlainLines(output if interactive else None)
+        talk.run(plain, Opening(opens, talk.opened), saved, at_once=True)
+        return
+    with no_echo():  # what is typed early is shown by the editor, once
+        lines = _edited(talk, settings, output)
         talk.run(lines, Opening(opens, talk.opened, lines.stop), saved)
-    else:
-        talk.run(lines, Opening(opens, talk.opened), saved, at_once=True)
 
 
-def _lines(talk: Talk, settings: Settings, output: Output) -> Lines:
-    """Return where lines come from; a terminal that can do nothing but lines has no editor."""
-    if not talk.interactive:
-        return PlainLines(None)
-    if terminal_is_dumb():
-        return PlainLines(output)
+def _edited(talk: Talk, settings: Settings, output: Output) -> Lines:
     history = history_file() if settings.history else None
     return EditedLines(talk.suggestions, history, settings.color, output)
 

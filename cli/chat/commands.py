@@ -21,7 +21,7 @@ __all__ = ["COMMANDS", "Command", "obey", "suggestions"]
 
 _LEAST_TEXT = 30  # columns beside the names; below that it goes under them
 _KEYS = (
-    ("Alt-Enter, Ctrl-J", 'a new line; so is Enter between """ and """'),
+    ("Alt-Enter", 'a new line; between """ and """ Enter is one, too'),
     ("Ctrl-C", "stops an answer and keeps it; clears the line; twice: leaves"),
     ("Ctrl-X Ctrl-E", "opens your editor"),
     ("Tab, Ctrl-R", "complete; search what was typed before"),
@@ -71,7 +71,7 @@ def _help(talk: "Talk", name: str | None) -> None:
         return
     command = _found(name if name.startswith("/") else f"/{name}")
     also = f" Also {', '.join(command.names[1:])}." if command.names[1:] else ""
-    text = f"{command.help[:1].upper()}{command.help[1:]}. {command.more}{also}"
+    text = f"{command.help[:1].upper()}{command.help[1:]}. {command.more}".rstrip() + also
     talk.output.tell("\n".join([command.usage, *textwrap.wrap(text, columns)]))
 
 
@@ -189,7 +189,7 @@ COMMANDS = (
         ("/set",),
         "[NAME VALUE]",
         "temperature, top_p, top_k, min_p, seed, max_tokens",
-        "Without a name it shows them; the value none is the usual one.",
+        "Without a name it shows them; the value none sets the usual one.",
         acts.set_knob,
         acts.knob_values,
     ),

@@ -49,7 +49,7 @@ class Suggestion:
 class LineEditor:
     """Reads messages at the terminal of standard input and standard error.
 
-    Enter sends; Alt-Enter, Ctrl-J and a paste put line ends into a message, and so does Enter in
+    Enter sends; Alt-Enter and a paste put line ends into a message, and so does Enter in
     one that begins with three quotation marks, until it ends with three. Ctrl-X Ctrl-E opens the
     user's editor, Ctrl-R searches the history, Ctrl-Z suspends.
 

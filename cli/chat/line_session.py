@@ -40,6 +40,7 @@ __all__ = ["CONTINUED", "LineSession", "open_terminal", "take_typed_ahead"]
 
 CONTINUED = "  "  # before the second line of a message, and the next ones
 _MENU_ROWS = 8
+_MOST_PASTED = 2**18  # characters: all are drawn anew at each key
 _AS_RAW = bytes.maketrans(b"\n\0", b"\r\x04")
 # No colours: there are light terminals and dark ones.
 _STYLE = Style.from_dict(
@@ -117,14 +118,15 @@ class LineSession:
         for sequence, act in (
             (["enter"], _enter),
             (["escape", "enter"], _line_end),
-            (["c-j"], _line_end),
+            (["c-j"], _enter),  # programs that type send it for Enter
             (["tab"], _complete),
-            ([Keys.BracketedPaste], _paste),
+            ([Keys.BracketedPaste], self._paste),
             (["c-c"], self._clear),
             (["c-x", "c-e"], self._open_editor),
         ):
             keys.add(*sequence, filter=on_line)(act)
         keys.add("<sigint>")(self._clear)
+        keys.add(Keys.Vt100MouseEvent)(_drop)
         keys.add("escape", filter=on_line & has_completions)(_close_menu)
         return keys
 
@@ -140,6 +142,16 @@ class LineSession:
         self.cleared(buffer.text)
         buffer.append_to_history()
         buffer.reset()
+
+    def _paste(self, event: KeyPressEvent) -> None:
+        text = cleaned(event.data)
+        if len(text) > _MOST_PASTED:
+            self.say(
+                f"localv4: {len(text):,} characters are too many to paste; put them into a file "
+                "and /read that\n"
+            )
+            return
+        event.current_buffer.insert_text(text)
 
     def _open_editor(self, event: KeyPressEvent) -> None:
         event.app.create_background_task(self._edit(event))
@@ -176,8 +188,8 @@ def _line_end(event: KeyPressEvent) -> None:
     event.current_buffer.insert_text("\n")
 
 
-def _paste(event: KeyPressEvent) -> None:
-    event.current_buffer.insert_text(cleaned(event.data))
+def _drop(event: KeyPressEvent) -> None:
+    """Take no notice: nobody asked for a mouse, and what looks like one may be a pasted colour."""
 
 
 def _complete(event: KeyPressEvent) -> None:

@@ -119,7 +119,19 @@ class PlainLines:
     def _line(self, prompt: str) -> str | None:
         if self._output is not None:
             self._output.prompt(prompt)
-        return read_line(None)
+        try:
+            line = read_line(None)
+        except BaseException:
+            self._end_line()
+            raise
+        if line is None:
+            self._end_line()
+        return line
+
+    def _end_line(self) -> None:
+        """End the line that the prompt has begun: nobody typed Enter there."""
+        if self._output is not None:
+            self._output.prompt("\n")
 
     def stop(self, error: BaseException) -> None:
         """End the reading: from a signal handler, which interrupts it."""

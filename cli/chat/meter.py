@@ -11,11 +11,17 @@ __all__ = ["meter", "short_count"]
 _UNITS = ((10**6, 2**20, "M"), (10**3, 2**10, "k"))
 
 
-def meter(session: "Session | None", attached: Sequence[tuple[str, str]]) -> str:
-    """Return tokens held and tokens that fit, and the files that wait for the next message."""
+def meter(
+    session: "Session | None", attached: Sequence[tuple[str, str]], is_begun: bool = True
+) -> str:
+    """Return tokens held and tokens that fit, and the files that wait for the next message.
+
+    Of a conversation that has not begun nothing is held; the session may still hold another one.
+    """
     parts = []
     if session is not None:
-        parts.append(f"{short_count(session.position)} of {short_count(session.context)}")
+        position = session.position if is_begun else 0
+        parts.append(f"{short_count(position)} of {short_count(session.context)}")
     parts += [f"+{name}" for name, _ in attached]
     return " ".join(parts)
 

@@ -85,7 +85,7 @@ def load_state(talk: "Talk", saved: Conversation, session: "Session") -> None:
 
 def show_end(talk: "Talk") -> None:
     """Show the last turn of a conversation."""
-    if not talk.output.on_terminal and talk.output.verbosity < 1:
+    if talk.output.verbosity < (0 if talk.output.on_terminal else 1):
         return
     messages = talk.conversation.messages
     question, answer = (message["content"].strip() for message in messages[-2:])
@@ -99,4 +99,6 @@ def show_end(talk: "Talk") -> None:
     talk.output.note(for_terminal(f"> {question}"))
     if answer:
         show_answer(talk.output, answer)
+    if talk.conversation.unfinished is not None:
+        talk.output.note("(this answer ended early; /more goes on)")
     talk.output.gap()

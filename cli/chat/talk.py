@@ -140,12 +140,11 @@ class Talk:
                 self.output.warning("--system is left out: the session has its own beginning")
             saved.think = self.settings.think or saved.think
             self.conversation = saved
-            saving.show_end(self)
         try:
             with self._ended_by_signals():
                 opening.start()
                 if at_once:
-                    self.session  # noqa: B018 (waits)
+                    opening.wait()
                 while not self.leaving:
                     try:
                         self._take(self._read())
@@ -167,6 +166,7 @@ class Talk:
         if self.interactive:
             show_card(self.output, self.settings, self._folder, engine, session)
         if self.conversation.messages:
+            saving.show_end(self)
             saving.load_state(self, self.conversation, session)
         self.warn_of_context(engine, session)
         self._session = session
@@ -182,6 +182,11 @@ class Talk:
             self._waits = True
             try:
                 self._opening.wait()
+            except KeyboardInterrupt:
+                self.press()
+                raise InvalidInput(
+                    "the model is still being opened; what you typed stands in the line again"
+                ) from None
             finally:
                 self._waits = False
                 self.output.clear_progress()
@@ -241,12 +246,15 @@ class Talk:
         assert self._lines is not None
         draft, self.draft = self.draft, ""
         try:
-            line = self._lines.read(lambda: meter(self._session, self.attached), draft)
+            line = self._lines.read(self._meter, draft)
         except KeyboardInterrupt:
             self._leave_or_stay()
             return ""
         self._pressed = False
         return None if line is None else line.strip()
+
+    def _meter(self) -> str:
+        return meter(self._session, self.attached, bool(self.conversation.messages))
 
     def _take(self, line: str | None) -> None:
         """Do what a line asks for."""

@@ -6,6 +6,7 @@ escape codes are not welcome the text is shown as it is.
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -38,7 +39,8 @@ class AnswerView:
     def __init__(self, output: Output, thoughts: Thoughts) -> None:
         self._output = output
         self._thinking = _Thinking(output, thoughts)
-        self._markdown = _markdown(output) if output.decorates else None
+        self._markdown = _markdown(output, output.styled_answer) if output.decorates else None
+        self._has_begun = False
 
     def event(self, event: "Event") -> None:
         """Show one event."""
@@ -57,10 +59,13 @@ class AnswerView:
         self._thinking.end()
         if self._markdown is not None:
             self._markdown.close()
-        self._output.end_answer()
+        self._output.end_answer(always=True)
 
     def write(self, text: str) -> None:
         """Show a piece of the answer's text."""
+        if text and not self._has_begun:
+            self._has_begun = True
+            self._output.gap()
         if self._markdown is not None:
             self._markdown.feed(for_terminal(text))
         else:
@@ -105,8 +110,6 @@ class _Thinking:
         self._output.clear_progress()
         if self._thoughts == "fold":
             self._output.note(f"thought for {seconds:.1f} s, {self._n_tokens:,} tokens")
-        if self._thoughts != "hide":
-            self._output.gap()
 
     def _line(self) -> str:
         said = f"thinking: {self._n_tokens:,} tokens"
@@ -118,19 +121,18 @@ class _Thinking:
 
 
 def show_answer(output: Output, text: str) -> None:
-    """Show an answer that was given before."""
+    """Show an answer that was given before: on standard error, as it is not a new one."""
+    shown = [for_terminal(text)]
     if output.decorates:
-        stream = _markdown(output)
+        shown = []
+        stream = _markdown(output, shown.append)
         stream.feed(for_terminal(text))
         stream.close()
-    else:
-        output.note(for_terminal(text))
+    output.tell("".join(shown).removesuffix("\n"))
 
 
-def _markdown(output: Output) -> "MarkdownStream":
+def _markdown(output: Output, write: Callable[[str], None]) -> "MarkdownStream":
     # Imported here: a chat in a pipe has no use for it.
     from localv4.cli.markdown.stream import MarkdownStream
 
-    return MarkdownStream(
-        output.styled_answer, lambda: output.answer_columns or _COLUMNS, output.unicode
-    )
+    return MarkdownStream(write, lambda: output.answer_columns or _COLUMNS, output.unicode)

@@ -47,7 +47,7 @@ def test_help_of_a_command_has_two_spellings(command):
         (["Why is it so?"], 'localv4 run "..."'),
         (["-m", "flash"], "localv4 chat -m ..."),
         (["run", "--mdoel", "x"], "did you mean --model? see localv4 run --help"),
-        (["sessions", "verfy", "x"], "Did you mean 'verify'?"),
+        (["sessions", "verfy", "x"], "; did you mean 'verify'? see localv4 sessions --help"),
         (["help", "rnu"], "did you mean localv4 run?"),
     ],
 )

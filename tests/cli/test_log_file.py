@@ -12,6 +12,7 @@ import pytest
 
 from localv4.cli.app import COMMANDS
 from localv4.errors import DamagedCheckpoint
+from localv4.events import ToolCall
 from tests.cli.conftest import done, event
 
 LINE = re.compile(
@@ -59,8 +60,7 @@ def test_an_error_is_there_with_its_traceback(command, engine, log):
 @pytest.mark.parametrize("arguments", [["run", PROMPT, "-vv"], ["run", "--raw", PROMPT], ["chat"]])
 def test_prompts_answers_and_tokens_are_never_there(command, engine, monkeypatch, log, arguments):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    call = event("tool_call", tool_call={"name": ANSWER})
-    monkeypatch.setattr("localv4.cli.writers.asdict", lambda call: call)
+    call = event("tool_call", tool_call=ToolCall("c1", ANSWER, "{}"))
     engine.events = [event("reasoning", THOUGHT), event("text", ANSWER), call, done()]
     typed = f"{PROMPT}\n/{PROMPT}\n/sessions\n".encode() if arguments == ["chat"] else b""
     result = command(*arguments, "--log-file", str(log), "--system", PROMPT, stdin=typed)

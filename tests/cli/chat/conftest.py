@@ -40,7 +40,8 @@ def type_lines(monkeypatch, command):
     def run(*steps: Any, arguments: tuple[str, ...] = ()):
         lines = TypedLines(steps)
         monkeypatch.setattr(chat_command, "_is_terminal", lambda stream: True)
-        monkeypatch.setattr(chat_command, "_lines", lambda *_: lines)
+        monkeypatch.setattr(chat_command, "terminal_is_dumb", lambda: False)
+        monkeypatch.setattr(chat_command, "_edited", lambda *_: lines)
         # the played-back engine has no model to estimate
         monkeypatch.setattr("localv4.expected.expected", lambda *_: None)
         return command("chat", *arguments, terminal=True), lines

@@ -18,7 +18,7 @@ def contents(asked) -> list[tuple[str, str]]:
 
 def test_a_conversation_keeps_its_turns(engine, command):
     result = command("chat", "--system", "S", stdin=b"one\n\ntwo\n/quit\nnever\n")
-    assert (result.code, result.out) == (0, "HelloHello")
+    assert (result.code, result.out) == (0, "Hello\nHello\n")
     assert contents(engine.asked[1]) == [
         ("system", "S"),
         ("user", "one"),
@@ -31,7 +31,7 @@ def test_a_conversation_keeps_its_turns(engine, command):
 def test_thinking_is_kept_apart(engine, command):
     engine.events = [event("reasoning", "Hm"), event("text", "4"), done()]
     result = command("chat", stdin=b"one\ntwo\n")
-    assert result.out == "44"
+    assert result.out == "4\n4\n"
     assert "Hm" in result.err
     assert engine.asked[1]["prompt"][1] == {
         "role": "assistant",
@@ -68,7 +68,7 @@ def interrupt() -> None:
 def test_ctrl_c_ends_the_answer_and_keeps_it(engine, command):
     engine.events = [event("prefill", usage=Usage(5, 0, 0)), event("text", "par"), interrupt]
     result = command("chat", stdin=b"one\ntwo\n")
-    assert (result.code, result.out) == (0, "parpar")
+    assert (result.code, result.out) == (0, "par\npar\n")
     assert "(stopped)" in result.err
     assert contents(engine.asked[1]) == [("user", "one"), ("assistant", "par"), ("user", "two")]
 
@@ -109,14 +109,14 @@ def test_a_second_ctrl_c_stops_at_once(engine, command):
 
     engine.events = [event("prefill", usage=Usage(5, 0, 0)), event("text", "par"), twice]
     result = command("chat", stdin=b"one\ntwo\n")
-    assert result.out == "parpar"
+    assert result.out == "par\npar\n"
     assert contents(engine.asked[1]) == [("user", "one"), ("assistant", "par"), ("user", "two")]
 
 
 def test_sigterm_ends_the_chat(engine, command):
     engine.events = [event("text", "par"), lambda: os.kill(os.getpid(), signal.SIGTERM)]
     result = command("chat", stdin=b"one\ntwo\n")
-    assert (result.code, result.out) == (143, "par")
+    assert (result.code, result.out) == (143, "par\n")
     assert len(engine.asked) == 1
     assert engine.closed
 
@@ -187,10 +187,10 @@ def test_a_line_that_is_not_utf8_is_refused_and_the_next_one_read(engine, comman
 
 def test_ctrl_c_twice_leaves(engine, type_lines):
     result, _ = type_lines("one", KeyboardInterrupt(), "two", KeyboardInterrupt(), "three")
-    assert (result.code, result.out) == (0, "HelloHelloHello")
+    assert (result.code, result.out) == (0, "Hello\nHello\nHello\n")
     assert result.err.count("(Ctrl-C once more leaves, and so does Ctrl-D)") == 2
     result, _ = type_lines("one", KeyboardInterrupt(), KeyboardInterrupt(), "never")
-    assert (result.code, result.out) == (130, "Hello")
+    assert (result.code, result.out) == (130, "Hello\n")
 
 
 def test_ctrl_c_behind_a_stopped_answer_leaves_unless_it_belongs_to_that(

@@ -60,7 +60,7 @@ def test_save_makes_a_name_and_keeps_it(engine, command, folder):
 
 def test_sessions_lists_them(engine, command, folder):
     result = command("chat", stdin=b"/sessions\none\n/save a\n/sessions\n")
-    assert (result.code, result.out) == (0, "Hello")
+    assert (result.code, result.out) == (0, "Hello\n")
     assert "nothing is saved yet\n" in result.err
     assert re.search(r"\nname .*title\na  .*  one \(.*\)\n", result.err)
 

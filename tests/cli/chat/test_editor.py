@@ -48,7 +48,7 @@ UP, LEFT = "\x1b[A", "\x1b[D"
         ("hello\r", "hello"),
         ("\r", ""),
         ("one\x1b\rtwo\r", "one\ntwo"),
-        ("one\ntwo\r", "one\ntwo"),
+        ("one\x1b\rtwo\n", "one\ntwo"),
         ("\x1b[200~one\r\ntwo\rthree\n\x1b[201~!\r", "one\ntwo\nthree\n!"),
         ("\x1b[200~a\x1b[31mred\x00\tb\x9b2J\x1b[201~\r", "a[31mred\tb2J"),
         ("a\x11\x1bb\r", "ab"),  # Ctrl-Q: the next key as it is
@@ -57,7 +57,7 @@ UP, LEFT = "\x1b[A", "\x1b[D"
         ('"""one"""\r', '"""one"""'),
         ('""" """ x\r"""\r', '""" """ x\n"""'),
         ("one\x03two\r", "two"),
-        (f"one\ntwo{UP}!\r", "one!\ntwo"),
+        (f"one\x1b\rtwo{UP}!\r", "one!\ntwo"),
         ("word\x04\r", "word"),
         (f"word{LEFT}\x04\r", "wor"),
         ("/h\t\r", "/help "),

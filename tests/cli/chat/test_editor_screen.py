@@ -391,3 +391,19 @@ def test_ctrl_z_suspends_and_fg_brings_it_back(program):
     screen.expect("0 read > half")
     screen.type("!\r")
     screen.expect("got 'half!'")
+
+
+def test_what_looks_like_a_mouse_is_no_error(program):
+    screen = program()
+    screen.type("\x1b[31mred\x1b[<0;1;1M\x1b[M !!\r")
+    screen.expect("1 read >")
+    assert "got 'red'" in screen.history
+
+
+def test_a_paste_that_is_too_long_is_refused_at_once(program):
+    screen = program()
+    screen.type(f"\x1b[200~{'x' * 300_000}\x1b[201~")
+    screen.expect("300,000 characters are too many to paste; put them into a file")
+    screen.type("short\r")
+    screen.expect("1 read >")
+    assert "got 'short'" in screen.history
