@@ -22,7 +22,7 @@ RULES = {
         "model    flash; 43 layers", "files    ~/flash", "limit 24.0 GiB: 10.0 GiB for what",
         "context  1,048,576 tokens", "speed    about 1.9 tok/s", "/undo [N]\nTake back the last N",
         "Also /clear.", "did you mean /sessions?", "there is no command /frobnicate; /help lists",
-        "/load needs a name", "> //etc is a folder, /dev is one too\nWater it",
+        "/load needs a name", "> //etc is a folder, /dev is one too\n\nWater it",
         "6 tokens at 5.2 tok/s, prompt 10 at 48 tok/s, 1.0 s, 90% of experts in memory",
         "1 turn, not saved; context: 15 of 1,048,576 tokens", "exit code 0",
     ),
