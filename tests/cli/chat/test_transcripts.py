@@ -28,17 +28,17 @@ RULES = {
     ),
     "early": (
         "> How do I water basil?\nopening the model ...\n",
-        "> How do I water basil?\nlocalv4 0.1.0; /help", "memory\n\nWater it in the morning.\n",
+        "> How do I water basil?\nlocalv4 0.1.0; /help", "memory\n\n\nWater it in the morning.\n",
     ),
     "markdown": ("result = 0  # of all", "│ loop │     5 │  1x   │", "• It wants a start"),
     "thinking": (
         "thinking: 10 tokens  The user asks", "thought for 1.0 s, 18 tokens\n\nSeven.",
-        "(thoughts: show)\nThe user asks", "so seven.\n\nSeven.", "What is 3 + 4?\nSeven.",
+        "(thoughts: show)\nThe user asks", "so seven.\n\nSeven.", "What is 3 + 4?\n\nSeven.",
         "thoughts: hide (show, fold, hide)", "thinking: high (off, low, high, max)",
         "(thinking: off)",
     ),
     "stopped": (
-        "Earth, Mars,\n4 tokens", "(stopped; /more goes on)", "/more\nJupiter, Saturn, Uranus and",
+        "Earth, Mars,\n4 tokens", "(stopped; /more goes on)", "/more\n\nJupiter, Saturn, Uranus",
         "there is no answer that ended early; /retry",
     ),
     "cut": (
@@ -46,8 +46,8 @@ RULES = {
         "max_tokens   12", "/set knows no temprature", "top_p is 7.0; it must be above 0",
     ),
     "again": (
-        "/retry\nMulch it.", "edit > How does basil thrive?\nAsk a gardener.",
-        "cannot take back 2: the conversation has 1", "(took back 1, 0 left)\n0 of 1M >",
+        "/retry\n\nMulch it.", "edit > How does basil thrive?\n\nAsk a gardener.",
+        "cannot take back 2: the conversation has 1", "(took back 1 turn; 0 left)\n0 of 1M >",
         "system message: Be brief.", "(system message removed)", "(a new conversation)\n0 of 1M >",
     ),
     "reading": (
@@ -58,7 +58,7 @@ RULES = {
     "sessions": (
         "saved as 'garden'", "saved as 'how-is-the-weather'", "did you mean 'garden'?",
         "loaded 'garden': 1 turn, 12 tokens from its state\n> How do I water basil?\nWater it",
-        "12 of 1M > Why not later?\nAt noon it burns.\n5 tokens at 5.2 tok/s, prompt 11 at",
+        "12 of 1M > Why not later?\n\nAt noon it burns.\n5 tokens at 5.2 tok/s, prompt 11 at",
     ),
     "history": ("-- after Up, Up --\n0 of 1M > How do I water basil?", "reverse-i-search)`water'"),
     "completion": (
@@ -66,13 +66,13 @@ RULES = {
         "> /read notes-of-may.txt\n(notes-of-may.txt: 5 B, 1 token;", "> /load garden\nloaded",
     ),
     "several_lines": (
-        "> How do I water basil\n  and parsley?\nWater", "> a pasted line\n  and another are one",
-        '> """How do I\n  water it?"""\nWater', "> How do I water parsley and basil?\n  Both stand",
+        "> How do I water basil\n  and parsley?\n\nWater", "> a pasted line\n  and another are one",
+        '> """How do I\n  water it?"""\n\nWater', "> How do I water parsley and basil?\n  Both",
     ),
     "leaving": ("(Ctrl-C once more leaves, and so does Ctrl-D)", "exit code 130", "exit code 0"),
     "signals": (
         "Mercury, Venus, Earth,\n3 tokens", "exit code 143", "> half a thought\n",
-        "> /more\nMars, Jupiter, Saturn, Uranus and Neptune.\n",
+        "> /more\n\nMars, Jupiter, Saturn, Uranus and Neptune.\n",
     ),
     "two_chats": (
         "another chat has saved 'garden' meanwhile; /save NAME", "saved as 'basil'",
@@ -80,7 +80,7 @@ RULES = {
     ),
     "typed_ahead": (
         "while the answer comes --\n0 of 1M > Name the planets.\nMercury, Venus,\n",
-        "> How do I water basil?\nWater", "> and parsley?\nWater",
+        "> How do I water basil?\n\nWater", "> and parsley?\n\nWater",
     ),
     "resized": ("Mercury, Venus, Earth, Mars, Jupiter,", "exit code 0"),
     "full": (
