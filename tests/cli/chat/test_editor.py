@@ -124,8 +124,9 @@ def test_a_stop_ends_a_read_wherever_it_is(editor, keyboard, typed):
     with pytest.raises(Stopped):
         editor.read(meter)
     thread.join()
-    keyboard.send_text("next\r")
-    assert editor.read(str) == "next"
+    if not typed:  # else what was typed may have come too late, and is there for the next read
+        keyboard.send_text("next\r")
+        assert editor.read(str) == "next"
 
 
 def test_a_stop_before_a_read_ends_it_at_once(editor, keyboard):
