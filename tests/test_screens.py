@@ -111,6 +111,6 @@ def test_the_cursor_is_reported_and_modes_are_seen(program):
     )
     screen.expect(r"'\x1b[1;4R'")
     assert not screen.modes[3] & termios.ICANON
-    assert screen.cursor == (1, 0)
+    screen.until(lambda: screen.cursor == (1, 0), "the line did not end")
     screen.type("x")
     assert screen.wait() == 0
