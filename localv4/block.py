@@ -1,7 +1,8 @@
 """One block: attention, then experts, each inside hyper-connections.
 
 Follows forward.md section 2.  What does not depend on the tokens is recorded once for a number
-of tokens: one program up to the choice of experts, one or more after it.
+of tokens: one program up to the choice of experts, one or more after it.  Where experts never
+move, one token's blocks are parts of one program (token_pass.py).
 """
 
 import numpy as np
@@ -69,9 +70,31 @@ class Block:
 
 
 class BlockPass:
-    """A block's programs for the workspace's number of tokens."""
+    """A block's programs for the workspace's number of tokens.
 
-    def __init__(self, block: Block, workspace: Workspace) -> None:
+    Parameters
+    ----------
+    block
+        The block.
+    workspace
+        Buffers.
+    program, unknown
+        Records into this program, to the block's end, as `ExpertsPass.go_on` does; else into
+        programs of its own.
+
+    Attributes
+    ----------
+    binding
+        With a program given: the phase from which to go on after `bind`.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        workspace: Workspace,
+        program: Program | None = None,
+        unknown: NDArray[np.int64] | None = None,
+    ) -> None:
         config, weights = block.config, block.weights
         self._block = block
         self._workspace = workspace
@@ -81,7 +104,8 @@ class BlockPass:
         names = "attn_in", "attn_out", "ffn_in", "ffn_out"
         self._seen = {name: workspace.f32(name, *shape) for name in names}
         attn_in, attn_out, ffn_in, ffn_out = self._seen.values()
-        program = self._program = Program()
+        self._program = Program() if program is None else program
+        program = self._program
         record_combine(
             program, self._hidden, weights.hc_attn, weights.attn_norm, config, workspace, attn_in
         )
@@ -97,11 +121,22 @@ class BlockPass:
             record_spread(last, between, ffn_out, config, workspace, hidden)
 
         self._experts = block.experts.record(program, ffn_in, ffn_out, workspace, then)
+        self.binding = program.n_phases
+        if unknown is not None:
+            self._experts.go_on(program, unknown)
+
+    def prepare(self, cache: LayerCache, step: Step) -> None:
+        """Let the programs use a cache, with room for a chunk."""
+        self._attention.prepare(cache, step)
+        self._experts.prepare(step)
+
+    def bind(self) -> None:
+        """Look up the chosen experts that were unknown."""
+        self._experts.bind()
 
     def run(self, cache: LayerCache, step: Step) -> None:
         """Pass a chunk through; see `Block.forward`."""
-        self._attention.prepare(cache, step)
-        self._experts.prepare(step)
+        self.prepare(cache, step)
         self._workspace.run(self._program)
         self._attention.finish(cache, step)
         self._experts.run(step)

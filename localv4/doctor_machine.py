@@ -12,10 +12,9 @@ import psutil
 from localv4.findings import Finding, note, ok, problem
 from localv4.kernels import tiers
 from localv4.kernels._jit import kernels_are_cached
-from localv4.kernels.layer import threading_layer
+from localv4.kernels.threads import usable_cpus
 from localv4.limits import available_bytes, cpu_quota, group_limits
 from localv4.machine_rates import cpu_name
-from localv4.settings import environment_with
 from localv4.sizes import format_bytes
 
 __all__ = ["check_cache", "check_cpu", "check_load", "check_memory", "check_threads", "cpu_name"]
@@ -91,12 +90,10 @@ def check_load() -> list[Finding]:
 
 
 def check_threads(n_threads: int) -> Finding:
-    """Look at the compute threads, and at what they do while they wait."""
-    layer = threading_layer()
-    policy = environment_with({}).get("OMP_WAIT_POLICY", "").upper()
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    figures = {"threads": n_threads, "cpus": cpus, "layer": layer, "wait_policy": policy or None}
-    text = f"{n_threads} on {cpus} CPUs that this process may use, by {layer}"
+    """Look whether the compute threads get the CPUs' time."""
+    cpus = usable_cpus()
+    figures = {"threads": n_threads, "cpus": cpus}
+    text = f"{n_threads} on {cpus} CPUs that this process may use"
     quota = cpu_quota()
     if quota is not None and quota < n_threads:
         text += (
@@ -104,17 +101,7 @@ def check_threads(n_threads: int) -> Finding:
             f"stopped again and again: give --threads {max(1, int(quota))}"
         )
         return note("threads", text, **figures, quota=quota)
-    if layer == "workqueue":
-        return note("threads", f"{text}, numba's slow fallback: install libgomp or tbb", **figures)
-    if layer == "omp" and policy == "ACTIVE":
-        return note(
-            "threads",
-            f"{text}; OMP_WAIT_POLICY=ACTIVE makes a token take ten times as long once another "
-            "program wants a core: unset it",
-            **figures,
-        )
-    waiting = ", waiting passively" if layer == "omp" else ""
-    return ok("threads", text + waiting, **figures)
+    return ok("threads", text, **figures)
 
 
 def check_cache(folder: Path) -> Finding:

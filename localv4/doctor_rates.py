@@ -36,7 +36,7 @@ _EXPERT, _DENSE, _HEAD = (_BY_NAME[name] for name in ("expert gate, up", "dense"
 
 def check_rates(n_threads: int, arena_bytes: int = ARENA_BYTES) -> tuple[Finding, CpuRates]:
     """Measure memory and kernels on all compute threads, and keep the result."""
-    with computing(n_threads):
+    with computing():
         arena = Arena(arena_bytes)
         arena.fill("fp4")
         reader = best_reader([*arena.memory.reshape(_PARTS, -1)], n_threads)

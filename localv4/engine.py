@@ -213,7 +213,7 @@ class Engine:
         """Release the checkpoint; sessions of this engine cannot be used afterwards."""
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is not None:
-            with computing(self.threads):
+            with computing():
                 if self._streams is not None:
                     self._streams.close()
                 checkpoint.close()
@@ -420,7 +420,7 @@ class Engine:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        with computing(self.threads):
+        with computing():
             self._check_open()  # another thread may have closed it just before
             yield
             self._check_open()  # and an observer meanwhile

@@ -71,6 +71,9 @@ class ExpertPrograms:
         Records what follows when `out` is complete, in the program it is given.
     ahead
         The next layer's gate, to be asked what it would choose for the same input; or None.
+    given
+        Name of a buffer of its own for the choice, which the caller writes; None if it is the
+        gate's.
 
     Attributes
     ----------
@@ -95,6 +98,7 @@ class ExpertPrograms:
         workspace: Workspace,
         then: Callable[[Program], None],
         ahead: GateWeights | None = None,
+        given: str | None = None,
     ) -> None:
         n_tokens = workspace.n_tokens
         self._ahead = ahead
@@ -109,7 +113,7 @@ class ExpertPrograms:
         self._limit = config.swiglu_limit or np.inf
         slots = n_tokens, config.num_experts_per_tok
         self.foreseen = workspace.i32("experts foreseen", *slots)
-        self.chosen = workspace.i32("experts chosen", *slots)
+        self.chosen = workspace.i32(given or "experts chosen", *slots)
         self.weights = workspace.f32("experts chosen weights", *slots)
         self.experts = workspace.i32("experts sorted", *slots)
         self.shares = workspace.f32("experts sorted weights", *slots)

@@ -10,7 +10,11 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from localv4.checkpoint import Checkpoint
+from localv4.kernels.matmul import MATRIX_WORDS
 from localv4.tensors import ExpertFormat
 from localv4.weights import ExpertWeights, bind_expert
 
@@ -96,6 +100,16 @@ class ExpertStore(ABC):
         """Say that a layer will ask for these experts, in ascending order, later in the chunk."""
 
     @abstractmethod
+    def table(self, layer: int) -> NDArray[np.int64] | None:
+        """Return where a layer's experts lie; None if they move.
+
+        Returns
+        -------
+        int64 [n_routed_experts, 3, MATRIX_WORDS]: the words of w1, w3 and w2, written when
+        an expert is first lent, and zeros until then.
+        """
+
+    @abstractmethod
     def lend(self, layer: int, experts: Sequence[int], counts: Sequence[int]) -> Loan:
         """Lend experts of a layer.
 
@@ -146,12 +160,20 @@ class MappedExperts(ExpertStore):
         self.format = checkpoint.expert_format
         self._checkpoint = checkpoint
         self._bound: dict[tuple[int, int], ExpertWeights] = {}
+        self._tables: dict[int, NDArray[np.int64]] = {}
 
     def begin(self, n_tokens: int) -> None:
         """Do nothing: all experts are there."""
 
     def expect(self, layer: int, experts: Sequence[int]) -> None:
         """Do nothing: all experts are there."""
+
+    def table(self, layer: int) -> NDArray[np.int64]:
+        """Return where a layer's experts lie; see `ExpertStore.table`."""
+        if layer not in self._tables:
+            shape = self._checkpoint.config.n_routed_experts, 3, MATRIX_WORDS
+            self._tables[layer] = np.zeros(shape, np.int64)
+        return self._tables[layer]
 
     def lend(self, layer: int, experts: Sequence[int], counts: Sequence[int]) -> Loan:
         """Lend experts; see `ExpertStore.lend`."""
@@ -167,5 +189,7 @@ class MappedExperts(ExpertStore):
         """
         key = layer, expert
         if key not in self._bound:
-            self._bound[key] = bind_expert(self._checkpoint, layer, expert)
+            bound = self._bound[key] = bind_expert(self._checkpoint, layer, expert)
+            matrices = bound.w1, bound.w3, bound.w2
+            self.table(layer)[expert] = [matrix.words for matrix in matrices]
         return self._bound[key]

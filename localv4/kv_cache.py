@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.config import ModelConfig
-from localv4.kernels.matmul import aligned
+from localv4.kernels.arrays import aligned
 from localv4.kv_sizes import (
     ALIGNMENT,
     ID_BYTES,

@@ -18,6 +18,7 @@ from localv4.kv_cache import KVCache
 from localv4.quant import bf16
 from localv4.rope import Rope
 from localv4.step import Step
+from localv4.token_pass import TokenPass
 from localv4.weights import bind_block, bind_head
 from localv4.workspace import Workspaces
 
@@ -97,6 +98,10 @@ class Model:
         hidden = hidden_buffer(self.config, workspace)
         copies = hidden.reshape(step.n_tokens, self.config.hc_mult, -1)
         copies[:] = embedded[:, None]
+        if self._is_fast(step):
+            passes = workspace.recorded("token", lambda: TokenPass(self.blocks, workspace))
+            passes.run(cache, step)
+            return hidden
         step.note("h", 0, copies)
         for block in self.blocks:
             self.weights.wait(block.layer)
@@ -105,6 +110,10 @@ class Model:
             if step.passed is not None:
                 step.passed(block.layer + 1)
         return hidden
+
+    def _is_fast(self, step: Step) -> bool:
+        """Return whether all layers may run without Python in between."""
+        return step.n_tokens == 1 and step.observe is None and self.store.table(0) is not None
 
     def logits(self, hidden: F32, trained: bool, out: F32) -> None:
         """Write logits [n_rows, vocab_size] for hidden states [n_rows, hc_mult * d]."""

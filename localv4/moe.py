@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from localv4.config import ModelConfig
 from localv4.expert_programs import ExpertPrograms
 from localv4.experts import ExpertStore, Loan
+from localv4.kernels.arrays import address
+from localv4.kernels.binding import record_binding
 from localv4.kernels.launch import Program, Task
 from localv4.kernels.matmul import retarget
 from localv4.step import Step
@@ -172,6 +174,7 @@ class ExpertsPass:
             workspace,
             then,
             experts.gate_ahead if workspace.n_tokens == 1 else None,
+            f"experts chosen {experts.layer}" if experts.gate.tid2eid is not None else None,
         )
         self._programs.record_gate(program)
         n_chosen = experts.config.num_experts_per_tok
@@ -186,6 +189,38 @@ class ExpertsPass:
         table = self._experts.gate.tid2eid
         if table is not None:
             self._programs.chosen[:] = table[step.ids]
+
+    def go_on(self, program: Program, unknown: NDArray[np.int64]) -> None:
+        """Record one token's experts, and what follows, behind the choice.
+
+        Parameters
+        ----------
+        program
+            The one that has the choice; it must end where `unknown` is not 0.
+        unknown
+            int64 [1]: becomes the layer's number + 1 if an expert was chosen that the store has
+            not lent yet; `bind` makes up for it.
+        """
+        store, layer, programs = self._experts.store, self._experts.layer, self._programs
+        table, n_chosen = store.table(layer), self._places.size
+        assert table is not None
+        targets = record_binding(program, programs.experts, table, layer + 1, unknown)
+        # any experts: the program puts the chosen ones in their place
+        with store.lend(layer, range(n_chosen), [1] * n_chosen) as loan:
+            group = [loan.get(index) for index in range(n_chosen)]
+        parts = [slice(n, n + 1) for n in range(n_chosen)]
+        shares = programs.shares.reshape(-1)
+        tasks = programs.record_experts(program, group, parts, self._tokens, shares, 0, True)
+        targets[:] = [[address(task.words) for task in expert] for expert in tasks]
+        self._places[0] = np.arange(n_chosen)
+        programs.record_sum(program, n_chosen, self._places)
+
+    def bind(self) -> None:
+        """Have the store lend the experts that one token chose, which writes them to its table."""
+        experts = sorted(set(self._programs.experts[0].tolist()))
+        with self._experts.store.lend(self._experts.layer, experts, [1] * len(experts)) as loan:
+            for index in range(len(experts)):
+                loan.get(index)
 
     def run(self, step: Step) -> None:
         """Run the chosen experts, the shared one and what follows."""

@@ -38,7 +38,6 @@ __all__ = [
     "history_file",
     "load_settings",
     "session_folder",
-    "set_library_default",
     "terminal_is_dumb",
     "text_editor",
     "words_to_complete",
@@ -187,11 +186,6 @@ def words_to_complete() -> list[str] | None:
     if not os.environ.get(_COMPLETE_VARIABLE):
         return None
     return os.environ.get(first_variable(*_TYPED_VARIABLES) or "", "").split()
-
-
-def set_library_default(variable: str, value: str) -> None:
-    """Set an environment variable that a library reads at start, unless the user has set it."""
-    os.environ.setdefault(variable, value)
 
 
 def environment_with(changes: Mapping[str, str]) -> dict[str, str]:

@@ -131,6 +131,9 @@ class StreamedExperts(ExpertStore):
                 expected += 1
                 self.submit(key, slot, Guard.EXPECTED, urgent=False)
 
+    def table(self, layer: int) -> None:
+        """Return None: experts come and go."""
+
     def lend(self, layer: int, experts: Sequence[int], counts: Sequence[int]) -> StreamedLoan:
         """Lend experts; see `ExpertStore.lend`.  One loan at a time."""
         self._settle()

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from localv4.kernels.arrays import aligned
 from localv4.kernels.launch import Program
-from localv4.kernels.matmul import Lanes, aligned
+from localv4.kernels.matmul import Lanes
 from localv4.rope import Rope
 
 __all__ = ["Workspace", "Workspaces"]
@@ -90,9 +91,9 @@ class Workspace:
         result: _T = self._recorded[name]
         return result
 
-    def run(self, program: Program) -> None:
-        """Run a program on the workspace's threads."""
-        program.run(self.threads, self.seconds)
+    def run(self, program: Program, first: int = 0, last: int | None = None) -> None:
+        """Run a program, or phases of it, on the workspace's threads."""
+        program.run(self.threads, self.seconds, first, last)
 
     def clear(self) -> None:
         """Let go of all buffers and programs, which know the workspace in their turn."""

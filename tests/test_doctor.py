@@ -14,6 +14,7 @@ from localv4.doctor_machine import check_memory
 from localv4.doctor_rates import check_rates
 from localv4.errors import DamagedCheckpoint, InvalidInput, ModelNotFound, UnsupportedModel
 from localv4.findings import Finding, note, ok
+from localv4.kernels.threads import usable_cpus
 from localv4.limits import GroupLimit
 from localv4.machine_rates import CpuRates, kept_rates
 from localv4.mounts import Mount, mount_of, read_mounts
@@ -83,7 +84,7 @@ def test_a_sound_checkpoint(made, request_for):
     assert figures["total_bytes"] == index["metadata"]["total_size"]
     assert figures["complete"]
     assert found["cpu"].figures["tier"]
-    assert found["threads"].figures["layer"] in ("omp", "tbb", "workqueue")
+    assert found["threads"].figures["cpus"] == usable_cpus()
     assert found["memory"].figures["available_bytes"] <= found["memory"].figures["total_bytes"]
     json.dumps([dataclasses.asdict(finding) for finding in diagnosis.findings])
 

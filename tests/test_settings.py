@@ -14,7 +14,6 @@ from localv4.settings import (
     history_file,
     load_settings,
     session_folder,
-    set_library_default,
     text_editor,
     words_to_complete,
 )
@@ -233,14 +232,6 @@ def test_a_temporary_cache_of_somebody_else_is_refused(homeless, tmp_path):
     homeless.symlink_to(tmp_path)
     with pytest.raises(InvalidInput, match=r"LOCALV4_CACHE_DIR"):
         load_settings()
-
-
-def test_a_library_default_gives_way_to_the_user(monkeypatch):
-    monkeypatch.setenv("SOME_LIBRARY", "")
-    monkeypatch.delenv("SOME_LIBRARY")
-    set_library_default("SOME_LIBRARY", "ours")
-    set_library_default("SOME_LIBRARY", "again")
-    assert os.environ["SOME_LIBRARY"] == "ours"
 
 
 @pytest.mark.parametrize(

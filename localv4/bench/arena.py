@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localv4.kernels.matmul import Matrix, aligned
+from localv4.kernels.arrays import aligned
+from localv4.kernels.matmul import Matrix
 
 __all__ = ["Arena", "stored_bytes"]
 

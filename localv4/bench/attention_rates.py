@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from localv4.bench.roof import measure_peaks
 from localv4.bench.timing import fast, in_turns, median_ratio
+from localv4.kernels.arrays import aligned
 from localv4.kernels.attention import attend_scratch_shapes, record_attend
 from localv4.kernels.launch import Program
-from localv4.kernels.matmul import aligned
 
 __all__ = ["measure_attention"]
 

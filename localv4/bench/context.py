@@ -45,7 +45,7 @@ def measure_context(
     """
     n_threads = choose_threads(threads)
     rows = []
-    with computing(n_threads):
+    with computing():
         roof = measure_peaks(n_threads).get("bytes")
         for context in contexts:
             say(f"measuring at {context:,} tokens ...")

@@ -13,6 +13,7 @@ from localv4 import quant
 from localv4.bench.roof import DIGITS, Peak
 from localv4.bench.timing import in_turns, median_ratio
 from localv4.indexer import PARTS, division
+from localv4.kernels.arrays import aligned
 from localv4.kernels.choice import SETS, record_choose
 from localv4.kernels.index_rows import record_index_queries
 from localv4.kernels.indexer import (
@@ -21,7 +22,6 @@ from localv4.kernels.indexer import (
     record_scores,
     score_scratch_shapes,
 )
-from localv4.kernels.lanes import aligned
 from localv4.kernels.launch import Program
 
 __all__ = ["IndexSpeed", "measure_index"]

@@ -59,7 +59,7 @@ def measure_tier(request: Request) -> dict[str, Any]:
     n_threads = choose_threads(request.threads)
     arena = Arena(request.n_bytes)
     arena.fill("fp4")
-    with computing(n_threads):
+    with computing():
         reader = best_reader([*arena.memory.reshape(SLICES, -1)], n_threads)
         weights = [measure_weights(case, arena, reader, n_threads) for case in CASES]
         peaks = measure_peaks(n_threads) if request.tokens else {}

@@ -138,5 +138,5 @@ def open_model(folder: Path, threads: int | None, say: Callable[[str], None]) ->
         The checkpoint cannot be run, or there are not so many threads.
     """
     n_threads = choose_threads(threads)
-    with Checkpoint.open(folder) as checkpoint, computing(n_threads):
+    with Checkpoint.open(folder) as checkpoint, computing():
         yield Opened(checkpoint, n_threads, say)

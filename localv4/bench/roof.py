@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.bench.timing import in_turns
+from localv4.kernels.arrays import address, aligned
 from localv4.kernels.launch import Program
-from localv4.kernels.matmul import aligned
 from localv4.kernels.peak import OPERAND_BYTES, PEAKS, peak_kernel, peak_products
 from localv4.kernels.read import READ_BYTES, read_kernel
 
@@ -57,9 +57,9 @@ class Reader:
         """Record reading a memory, uint8 [n_bytes]."""
         units = -(-memory.size // self.unit_bytes)
         sums = np.zeros(units, np.int64)
-        address = int(memory.__array_interface__["data"][0])
+        begin = address(memory)
         function = read_kernel(self.ahead > 0)
-        task = program.add(function, units, address, memory.size, self.unit_bytes, self.ahead, sums)
+        task = program.add(function, units, begin, memory.size, self.unit_bytes, self.ahead, sums)
         task.keep(memory)
 
 
@@ -118,9 +118,9 @@ def _program(kind: str, n_threads: int, n_rounds: int) -> Program:
     operands.view(dtype)[:] = value
     program = Program()
     program.phase("other")
-    address = int(operands.__array_interface__["data"][0])
+    begin = address(operands)
     results = np.zeros(4 * n_threads, np.int64)
-    task = program.add(peak_kernel(kind), results.size, address, n_rounds, results)
+    task = program.add(peak_kernel(kind), results.size, begin, n_rounds, results)
     task.keep(operands)
     return program
 

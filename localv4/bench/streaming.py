@@ -88,7 +88,7 @@ def measure_streaming(
     n_threads = choose_threads(threads)
     with (
         Checkpoint.open(folder) as checkpoint,
-        computing(n_threads),
+        computing(),
         _opened(checkpoint, budget, n_threads) as (plan, streams),
         _Peak() as peak,
     ):

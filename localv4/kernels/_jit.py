@@ -28,11 +28,11 @@ from localv4.settings import cache_folder
 
 __all__ = [
     "cache_dir",
+    "entry",
     "intrinsic",
     "kernels_are_cached",
     "leaf",
     "options",
-    "parallel",
     "reduction",
 ]
 
@@ -114,10 +114,9 @@ def reduction(function: _Function) -> _Function:
     return _inner(function, fastmath=_FASTMATH | {"reassoc"})
 
 
-def parallel(function: _Function) -> _Function:
-    """Compile a function whose `prange` loops are spread over the compute threads."""
-    compiled = numba.njit(**options(cache=cache_dir is not None, parallel=True))(function)
-    return compiled  # type: ignore[no-any-return]
+def entry(function: Callable[..., Any], signature: Any) -> Any:
+    """Compile a function that is called by its address, with words for arguments."""
+    return numba.cfunc(signature, cache=cache_dir is not None, **options())(function)
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What the loop of programs is made of: argument lists, shared counters, calls by address.
+"""What threads share: argument lists, counters in memory, calls by address.
 
 Knows nothing of programs or kernels.
 """
@@ -19,14 +19,20 @@ from localv4.kernels._jit import intrinsic
 __all__ = [
     "DTYPES",
     "GIVE_WAY",
-    "address_of",
+    "READ",
+    "WRITE",
+    "add",
     "call",
     "claim",
     "count",
     "finish",
     "give_way_by",
+    "load",
+    "move_bytes_by",
     "pointer",
+    "put_word",
     "real",
+    "replace",
     "word",
 ]
 
@@ -60,6 +66,53 @@ def real(typing: Any, address: Any, index: Any) -> Any:
         return builder.load(builder.gep(pointer, [args[1]]))
 
     return types.float64(types.int64, types.int64), code
+
+
+@intrinsic
+def put_word(typing: Any, address: Any, index: Any, value: Any) -> Any:
+    """Store a 64-bit integer at a place of a list."""
+
+    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        builder.store(args[2], builder.gep(pointer, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), code
+
+
+@intrinsic
+def add(typing: Any, address: Any, number: Any) -> Any:
+    """Add to a shared word; everything before is done for all threads, nothing after is begun."""
+
+    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), code
+
+
+@intrinsic
+def load(typing: Any, address: Any) -> Any:
+    """Load a shared word, in one order with every `add` and `replace`."""
+
+    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(pointer, "seq_cst", 8)
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def replace(typing: Any, address: Any, known: Any, number: Any) -> Any:
+    """Put a number into a shared word if it still holds the known one; return whether it did."""
+
+    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        result = builder.cmpxchg(pointer, args[1], args[2], "seq_cst", "seq_cst")
+        return builder.extract_value(result, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), code
 
 
 @intrinsic
@@ -112,19 +165,37 @@ def give_way_by(typing: Any, function: Any) -> Any:
     return types.void(types.int64), code
 
 
-def _find_give_way() -> int:
-    """Return the address of what `give_way_by` calls, or 0."""
+@intrinsic
+def move_bytes_by(typing: Any, function: Any, end: Any, memory: Any, n_bytes: Any) -> Any:
+    """Call the operating system's read or write, given by its address, with an end of a pipe."""
+
+    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
+        whole, half = ir.IntType(64), ir.IntType(32)
+        kind = ir.FunctionType(whole, [half, whole, whole])
+        end = builder.trunc(args[1], half)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [end, *args[2:]])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), code
+
+
+def _system_function(posix: str, windows_library: str, windows: str) -> int:
+    """Return the address of a function of the operating system, or 0."""
+    on_windows = sys.platform == "win32"
     try:
-        windows = sys.platform == "win32"
-        library = ctypes.CDLL("kernel32" if windows else None)
-        function = library.SwitchToThread if windows else library.sched_yield
+        library = ctypes.CDLL(windows_library if on_windows else None)
+        function = getattr(library, windows if on_windows else posix)
         return ctypes.cast(function, ctypes.c_void_p).value or 0
     except (AttributeError, OSError):
         return 0
 
 
-GIVE_WAY = _find_give_way()
+GIVE_WAY = _system_function("sched_yield", "kernel32", "SwitchToThread")
 """The function that `give_way_by` calls; 0 for none."""
+
+READ = _system_function("read", "ucrtbase", "_read")
+WRITE = _system_function("write", "ucrtbase", "_write")
+"""What `move_bytes_by` calls."""
 
 
 @intrinsic
@@ -150,14 +221,3 @@ def pointer(dtype: str) -> Any:
         return kind(types.int64), code
 
     return intrinsic(typed)
-
-
-@intrinsic
-def address_of(typing: Any, array: Any) -> Any:
-    """Return the address of an array's first element."""
-
-    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return builder.ptrtoint(data, ir.IntType(64))
-
-    return types.int64(array), code

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from localv4.kernels._jit import leaf
 from localv4.kernels.amx_tile import BLOCK_TOKENS
+from localv4.kernels.arrays import aligned
 from localv4.kernels.decode import FP4_OFFSET
 from localv4.kernels.launch import Program, kernel
 from localv4.kernels.packing import FEWEST_HALVES, record_packing, room_for_blocks
 from localv4.kernels.rounding import fp8_blocks
 from localv4.kernels.walk import Walk
 from localv4.kernels.walks import walk_for, walk_for_many
-from localv4.slots import private_memory
 
-__all__ = ["ARRANGERS", "Lanes", "aligned", "arrange", "packing_bytes"]
+__all__ = ["ARRANGERS", "Lanes", "arrange", "packing_bytes"]
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -33,23 +33,11 @@ U16 = NDArray[np.uint16]
 I32 = NDArray[np.int32]
 U64 = NDArray[np.uint64]
 _BLOCK = 128
-_PRIVATE_BYTES = 2**20  # from which on memory must go back to the system when it is dropped
 # E4M3 values are whole multiples of 2**-9, doubled E2M1 values of 2**-1.
 _UNITS = np.float32(512)
 _UNIT = np.float32(2.0**-10)
 _MIDDLE = np.float32(1.5 * 2**23)
 _MIDDLE_BITS = _MIDDLE.view(np.int32)
-
-
-def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """Return uninitialised memory that starts at a multiple of 64 bytes."""
-    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if n_bytes >= _PRIVATE_BYTES:
-        whole = np.frombuffer(private_memory(n_bytes, huge=False), np.uint8)
-        return whole[:n_bytes].view(dtype).reshape(shape)
-    memory = np.empty(n_bytes + 64, np.uint8)
-    start = -memory.__array_interface__["data"][0] % 64
-    return memory[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)

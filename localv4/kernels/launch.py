@@ -3,13 +3,12 @@
 A *kernel* is a compiled function that does one unit of work (some rows, a token, a head).
 A *task* is a kernel with arguments and a number of units; a *phase* is a set of tasks that may
 run at the same time; a *program* is a list of phases.  Running a program is one call from
-Python: the compute threads take units one after the other, whoever is free; one who takes a unit
-of the next phase waits until all units of this one are done.  So a slow or busy core delays by
-one unit at most, which thread does a unit decides no byte, and any number of threads gets through.
-Who waits looks again and again for some microseconds, and then lets other threads have the core.
+Python: the compute threads (pool.py) take units one after the other, whoever is free; one who
+takes a unit of the next phase waits until all units of this one are done.  So a slow or busy core
+delays by one unit at most, which thread does a unit decides no byte, and any number of threads
+gets through.
 
-Kernels are called by address.  That keeps one parallel function in the whole engine to
-compile, and a task costs no unpacking of arguments by Python.
+Kernels are called by address, so that a task costs no unpacking of arguments by Python.
 
 Knows nothing of what kernels compute.
 """
@@ -22,30 +21,15 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import prange, types
+from numba import types
 from numpy.typing import NDArray
 
-from localv4.kernels._jit import cache_dir, leaf, options, parallel
-from localv4.kernels.calls import (
-    DTYPES,
-    GIVE_WAY,
-    address_of,
-    call,
-    claim,
-    count,
-    finish,
-    give_way_by,
-    pointer,
-    real,
-    word,
-)
+from localv4.kernels._jit import entry, options
+from localv4.kernels.arrays import address
+from localv4.kernels.calls import DTYPES, pointer, real, word
+from localv4.kernels.pool import Schedule
 
 __all__ = ["Kernel", "Program", "Task", "declared_kernels", "kernel"]
-
-_LINE = 64  # bytes of a cache line
-_LOOKS = 5000  # some tens of microseconds
-_COLUMNS = 4  # of the task table: kernel's address, arguments' address, first unit, units
-
 
 _NAMESPACE = {
     "word": word,
@@ -120,7 +104,7 @@ class Kernel:
         namespace = {**_NAMESPACE, "function": inlined, "__name__": self.function.__module__}
         exec(code, namespace)
         signature = types.void(types.int64, types.int64, types.int64)
-        return numba.cfunc(signature, cache=cache_dir is not None, **options())(namespace[name])
+        return entry(namespace[name], signature)
 
 
 def kernel(signature: str, name: str | None = None) -> Callable[[Callable[..., None]], Kernel]:
@@ -169,7 +153,7 @@ class Task:
             assert value.dtype == DTYPES[kind.partition("[")[0]], (kind, value.dtype)
             assert value.ndim == int(kind[-2]), (kind, value.shape)
             assert value.flags.c_contiguous, kind
-            self.words[start] = value.__array_interface__["data"][0]
+            self.words[start] = address(value)
             for dimension, length in enumerate(value.shape, 1):
                 self.words[start + dimension] = length
         elif self.kernel.kinds[index] == "f32":
@@ -204,15 +188,15 @@ class Program:
     def __init__(self) -> None:
         self._phases: list[list[Task]] = []
         self._parts: list[str] = []
-        self._table: NDArray[np.int64] | None = None
-        self._ends: NDArray[np.int64] = np.zeros(0, np.int64)
-        self._sealed_parts: list[str] = []
+        self._stop: NDArray[np.int64] | None = None
+        self._schedule: Schedule | None = None
+        self._scheduled: list[int] = []
 
     def add(self, kernel: Kernel, units: int, *arguments: Any) -> Task:
         """Add a task to the last phase; tasks of a phase may run in any order or at once."""
         task = Task(kernel, units, arguments)
         self._phases[-1].append(task)
-        self._table = None
+        self._schedule = None
         return task
 
     def phase(self, part: str) -> None:
@@ -231,6 +215,16 @@ class Program:
             self._parts.append(part)
 
     @property
+    def n_phases(self) -> int:
+        """How many phases there are, but for a last one without tasks: the next one's number."""
+        return len(self._phases) - int(bool(self._phases) and not self._phases[-1])
+
+    def stop_at(self, word: NDArray[np.int64]) -> None:
+        """Let a phase end the run: those behind it run only while word, int64 [1], is 0."""
+        self._stop = word
+        self._schedule = None
+
+    @property
     def part(self) -> str:
         """The part of the last phase."""
         return self._parts[-1]
@@ -238,10 +232,16 @@ class Program:
     def set_units(self, task: Task, units: int) -> None:
         """Change how many units a task has."""
         task.units = units
-        self._table = None
+        self._schedule = None
 
-    def run(self, n_workers: int, seconds: dict[str, float] | None = None) -> None:
-        """Run all phases on up to `n_workers` threads.
+    def run(
+        self,
+        n_workers: int,
+        seconds: dict[str, float] | None = None,
+        first: int = 0,
+        last: int | None = None,
+    ) -> None:
+        """Run phases on up to `n_workers` threads.
 
         Parameters
         ----------
@@ -249,89 +249,50 @@ class Program:
             Most threads to use.
         seconds
             If given, the time of every part is added to it; costs a microsecond a phase.
+        first, last
+            Numbers of the first phase to run and of the one before which to end; all are run
+            unless told.
         """
+        last = len(self._phases) if last is None else last
         if numba.config.DISABLE_JIT:
-            for phase in self._phases:
-                for task in phase:
-                    task.run_in_python()
+            self._run_in_python(first, last)
             return
-        if self._table is None:
-            self._table = self._seal()
+        if self._schedule is None:
+            self._schedule = self._make_schedule()
+        places = self._scheduled
         if seconds is None:
-            _run(self._table, self._ends, n_workers, GIVE_WAY)
+            self._schedule.run(n_workers, places[first], places[last])
             return
-        for number, part in enumerate(self._sealed_parts):
+        for phase in range(first, last):
             started = time.perf_counter()
-            _run(self._table, self._ends[number : number + 2], n_workers, GIVE_WAY)
-            seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - started
+            self._schedule.run(n_workers, places[phase], places[phase + 1])
+            if places[phase + 1] > places[phase]:
+                part = self._parts[phase]
+                seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - started
+            if self._is_stopped:
+                break
 
-    def _seal(self) -> NDArray[np.int64]:
-        rows, ends, first = [], [0], 0
-        self._sealed_parts = []
-        for phase, part in zip(self._phases, self._parts, strict=True):
+    @property
+    def _is_stopped(self) -> bool:
+        return self._stop is not None and self._stop[0] != 0
+
+    def _run_in_python(self, first: int, last: int) -> None:
+        for phase in self._phases[first:last]:
+            for task in phase:
+                task.run_in_python()
+            if self._is_stopped:
+                break
+
+    def _make_schedule(self) -> Schedule:
+        """Leave out phases without units, and note where the others are."""
+        rows, ends, n_units = [], [0], 0
+        self._scheduled = [0]
+        for phase in self._phases:
             for task in phase:
                 if task.units > 0:
-                    address = task.words.__array_interface__["data"][0]
-                    rows.append((task.kernel.address, address, first, task.units))
-                    first += task.units
+                    rows.append((task.kernel.address, address(task.words), n_units, task.units))
+                    n_units += task.units
             if len(rows) > ends[-1]:
                 ends.append(len(rows))
-                self._sealed_parts.append(part)
-        self._ends = np.array(ends, np.int64)
-        return np.array(rows, np.int64).reshape(-1, _COLUMNS)
-
-
-@leaf
-def _wait(done: int, needed: int, give_way: int) -> None:
-    """Return when so many units of a phase are done."""
-    looks = 0
-    while count(done) < needed:
-        looks += 1
-        if looks > _LOOKS and give_way != 0:
-            give_way_by(give_way)
-
-
-@leaf
-def _work(
-    table: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    counters: int,
-    give_way: int,
-    worker: int,
-) -> None:
-    """Take units of all phases until none is left."""
-    phase, task = 0, ends[0]
-    begin, last = table[ends[0], 2], ends[-1] - 1
-    end = table[last, 2] + table[last, 3]
-    while True:
-        unit = begin + claim(counters)
-        if unit >= end:
-            break
-        while unit >= table[task, 2] + table[task, 3]:
-            task += 1
-        while task >= ends[phase + 1]:
-            phase += 1
-        if phase > 0:
-            needed = table[ends[phase], 2] - table[ends[phase - 1], 2]
-            _wait(counters + _LINE * phase, needed, give_way)
-        call(table[task, 0], table[task, 1], unit - table[task, 2], worker)
-        finish(counters + _LINE * (phase + 1))
-
-
-@parallel
-def _run(table: NDArray[np.int64], ends: NDArray[np.int64], n_workers: int, give_way: int) -> None:
-    if ends.size < 2:
-        return
-    widest = 0
-    for phase in range(ends.size - 1):
-        last = ends[phase + 1] - 1
-        widest = max(widest, table[last, 2] + table[last, 3] - table[ends[phase], 2])
-    # cache lines of their own: units taken, and units done in each phase
-    counters = np.zeros((ends.size + 1) * _LINE // 8, np.int64)
-    address = (address_of(counters) + _LINE - 1) // _LINE * _LINE
-    if widest == 1 or n_workers == 1:
-        _work(table, ends, address, give_way, 0)
-    else:
-        for worker in prange(min(n_workers, widest)):
-            _work(table, ends, address, give_way, worker)
-    counters[0] = 0  # they live until here: the address alone would not keep them
+            self._scheduled.append(len(ends) - 1)
+        return Schedule(np.array(rows, np.int64).reshape(-1, 4), ends, self._stop)

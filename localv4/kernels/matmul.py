@@ -10,14 +10,14 @@ described in walks.py.  Twin: tests/reference/row_dot.py.
 
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels import tiers
 from localv4.kernels.amx_tile import UNIT_ROWS, amx_tile
-from localv4.kernels.lanes import Lanes, aligned, arrange
+from localv4.kernels.arrays import address
+from localv4.kernels.lanes import Lanes, arrange
 from localv4.kernels.launch import Kernel, Program, Task, kernel
 from localv4.kernels.row_dot import read_i32, row_dot
 from localv4.kernels.row_tile import TILE_ROWS, TILE_TOKENS, row_tile
@@ -25,9 +25,9 @@ from localv4.kernels.walk import Walk
 from localv4.kernels.walks import walk_for, walk_for_many
 
 __all__ = [
+    "MATRIX_WORDS",
     "Lanes",
     "Matrix",
-    "aligned",
     "arrange",
     "multiply",
     "retarget",
@@ -41,7 +41,10 @@ _PREFETCH_BYTES = 4096  # ahead of the weights that are being multiplied
 _ARGUMENTS = ", ".join(["i64"] * 18)
 
 F32 = NDArray[np.float32]
-_Fields = tuple[int, int, int, int, int, int, int, int, int]
+I64 = NDArray[np.int64]
+
+MATRIX_WORDS = 9
+"""Words by which a kernel knows a matrix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,8 @@ class Matrix:
         Number of input columns.
     first_row, n_rows
         Which rows are multiplied; all of them unless `rows` made this a part.
+    words
+        int64 [MATRIX_WORDS]: the same for kernels.
     """
 
     format: str
@@ -70,17 +75,17 @@ class Matrix:
     n_columns: int
     first_row: int = 0
     n_rows: int = -1
-    arguments: _Fields = field(init=False, repr=False)
+    words: I64 = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Gather what the kernel needs once, so that a call costs no look-ups."""
         scales = self.scales
         if self.n_rows < 0:
             object.__setattr__(self, "n_rows", self.weights.shape[0])
-        arguments = (
-            self.weights.ctypes.data,
+        words = (
+            address(self.weights),
             self.weights.strides[0],
-            0 if scales is None else scales.ctypes.data,
+            0 if scales is None else address(scales),
             0 if scales is None else scales.strides[0],
             1 if self.format == "fp4" else 128,
             0 if scales is None else scales.shape[1],
@@ -88,7 +93,7 @@ class Matrix:
             self.first_row,
             self.n_rows,
         )
-        object.__setattr__(self, "arguments", arguments)
+        object.__setattr__(self, "words", np.array(words, np.int64))
 
     def rows(self, first: int, count: int) -> "Matrix":
         """Return a part of the rows; its outputs are numbered from 0."""
@@ -258,10 +263,6 @@ def _in_matrix_unit(walk: Walk) -> bool:
     return tiers.active() == "amx" and walk.layout in ("bf16", "halves")
 
 
-def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
 def _rows_in_unit(matrix: Matrix) -> int:
     """Return how many rows a thread takes at a time: several units a thread, none too small."""
     largest = max(1, _UNIT_BYTES // matrix.weights.strides[0])
@@ -320,12 +321,12 @@ def multiply(
     task = program.add(
         function,
         units,
-        *matrix.arguments,
-        _address(memory),
+        *matrix.words.tolist(),
+        address(memory),
         memory.strides[0],
-        _address(x.tokens) if x.tokens.size else 0,
+        address(x.tokens) if x.tokens.size else 0,
         n_tokens,
-        _address(out),
+        address(out),
         out.strides[0],
         int(rounds),
         *last,
@@ -336,5 +337,5 @@ def multiply(
 
 def retarget(task: Task, matrix: Matrix) -> None:
     """Let a recorded product use another matrix of the same format and shape."""
-    task.words[: len(matrix.arguments)] = matrix.arguments
+    task.words[:MATRIX_WORDS] = matrix.words
     task.replace_kept(0, matrix)

@@ -10,7 +10,6 @@ always, which a warning says.
 import gc
 import importlib
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from localv4.kernels._jit import cache_dir
 from localv4.kernels.lanes import ARRANGERS
 from localv4.kernels.launch import Kernel, Program, declared_kernels
 from localv4.kernels.matmul import weight_kernels
+from localv4.kernels.threads import usable_cpus
 from localv4.kernels.walks import walk_for, walk_for_many
 
 __all__ = ["warm_up"]
@@ -91,9 +91,8 @@ def warm_up(progress: Callable[[int, int], None]) -> None:
     """
     if cache_dir is None:  # other processes could not hand over what they compile
         return
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with tempfile.TemporaryDirectory() as claims:
-        processes = [_start(claims) for _ in range(min(cpus or 1, _PROCESSES))]
+        processes = [_start(claims) for _ in range(min(usable_cpus(), _PROCESSES))]
         try:
             count = len(_shares())
             while any(process.poll() is None for process in processes):

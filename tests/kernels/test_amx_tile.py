@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from localv4.kernels import tiers
-from localv4.kernels.lanes import Lanes, aligned, packing_bytes
+from localv4.kernels.arrays import aligned
+from localv4.kernels.lanes import Lanes, packing_bytes
 from localv4.kernels.launch import Program
 from localv4.kernels.packing import FEWEST_HALVES
 from localv4.kernels.walks import walk_for, walk_for_many

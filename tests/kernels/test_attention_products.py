@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from localv4.kernels import attention_products as products
 from localv4.kernels._jit import leaf
+from localv4.kernels.arrays import aligned
 from localv4.kernels.attention_products import GRAIN
-from localv4.kernels.matmul import aligned
 from localv4.quant import bf16
 from tests.kernels.compare import F32, assert_same_bytes, needs_compiler
 

@@ -225,7 +225,7 @@ def test_programs_run_from_any_thread():
 
     def run_often() -> None:
         for _ in range(50):
-            with computing(2):
+            with computing():
                 program.run(2)
 
     threads = [threading.Thread(target=run_often) for _ in range(3)]

@@ -26,7 +26,7 @@ def test_no_product_is_left_out(kind: str):
     program.phase("other")
     address = operands.ctypes.data
     program.add(peak.peak_kernel(kind), 2, address, ROUNDS, results)
-    with computing(2):
+    with computing():
         program.run(2)
     assert results[0] == results[1]
     if kind in ("f32", "bf16") or (kind == "bytes" and tiers.active() not in ("avx512", "avx2")):

@@ -20,7 +20,7 @@ def test_every_byte_is_read_once(prefetches: bool, start: int):
     address = memory.ctypes.data
     ahead = 2048 if prefetches else 0
     program.add(read_kernel(prefetches), 4, address, memory.size, 2 * READ_BYTES, ahead, sums)
-    with computing(2):
+    with computing():
         program.run(2)
     words = memory.tobytes()
     parts = [words[i : i + 2 * READ_BYTES] for i in range(0, len(words), 2 * READ_BYTES)]

@@ -1,16 +1,26 @@
+import os
 import threading
 
-import numba
 import pytest
 
 from localv4.errors import InvalidInput
-from localv4.kernels.threads import choose_threads, computing
+from localv4.kernels.threads import choose_threads, computing, usable_cpus
 
-MOST = int(numba.config.NUMBA_NUM_THREADS)
+MOST = os.cpu_count() or 1
 
 
-def test_the_default_is_no_more_than_the_machine_has():
-    assert 1 <= choose_threads(None) <= MOST
+def test_the_default_is_what_the_process_may_use():
+    assert choose_threads(None) == usable_cpus() <= MOST
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="CPUs cannot be chosen here")
+def test_the_default_follows_affinity():
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert choose_threads(None) == 1
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_a_wish_is_granted():
@@ -23,31 +33,19 @@ def test_an_impossible_wish_names_the_limits(wish: int):
         choose_threads(wish)
 
 
-def test_the_count_holds_inside_and_is_put_back():
-    before = numba.get_num_threads()
-    with computing(1):
-        assert numba.get_num_threads() == 1
-        with computing(MOST):
-            assert numba.get_num_threads() == MOST
-        assert numba.get_num_threads() == 1
-    assert numba.get_num_threads() == before
-
-
 def fail_while_computing() -> None:
-    with computing(1):
+    with computing():
         raise RuntimeError("on purpose")
 
 
 def compute_once() -> None:
-    with computing(1):
+    with computing():
         pass
 
 
 def test_an_error_gives_the_right_back():
-    before = numba.get_num_threads()
     with pytest.raises(RuntimeError, match="on purpose"):
         fail_while_computing()
-    assert numba.get_num_threads() == before
     worker = threading.Thread(target=compute_once, daemon=True)
     worker.start()
     worker.join(10)
@@ -59,14 +57,14 @@ def test_two_threads_compute_one_after_the_other():
 
     def compute() -> None:
         inside.set()
-        with computing(1):
-            entered.append(numba.get_num_threads())
+        with computing():
+            entered.append(True)
 
     worker = threading.Thread(target=compute)
-    with computing(1):
+    with computing():
         worker.start()
         assert inside.wait(10)
         worker.join(0.05)
         assert entered == []
     worker.join(10)
-    assert entered == [1]
+    assert entered == [True]
