@@ -15,7 +15,7 @@ from localv4.config import ModelConfig
 from localv4.kernels.lanes import packing_bytes
 from localv4.kernels.launch import Program, Task
 from localv4.kernels.matmul import Lanes, arrange, multiply
-from localv4.kernels.moe import activate, add_experts, route
+from localv4.kernels.moe import record_activation, record_addition, route
 from localv4.weights import ExpertWeights, GateWeights
 from localv4.workspace import Workspace
 
@@ -258,8 +258,7 @@ class ExpertPrograms:
         ]
 
     def _record_activation(self, program: Program, gate: F32, up: F32, shares: F32) -> None:
-        trained = int(self._workspace.trained)
-        program.add(activate, len(gate), gate, up, shares, self._limit, trained, gate)
+        record_activation(program, gate, up, shares, self._limit, self._workspace.trained, gate)
 
     def _record_inner(self, program: Program, rows: F32, parts: list[slice]) -> list[Lanes]:
         """Record putting rows into the lanes of w2; return those of each expert."""
@@ -298,16 +297,15 @@ class ExpertPrograms:
             These are the last ones: the shared expert's come on top.
         """
         program.phase("experts")
-        program.add(
-            add_experts,
-            len(self._out),
+        record_addition(
+            program,
             self._rows[2][:n_rows],
             places,
             first,
-            int(first == 0),
+            first == 0,
             self._shared_rows[2],
-            int(last),
-            int(self._workspace.trained),
+            last,
+            self._workspace.trained,
             self._out,
         )
         if last:

@@ -7,9 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.config import ModelConfig
-from localv4.kernels.hyper_connections import combine, head_combine, inverse_rms, spread
+from localv4.kernels.hyper_connections import (
+    inverse_rms,
+    record_combination,
+    record_spreading,
+)
 from localv4.kernels.launch import Program
 from localv4.kernels.matmul import Lanes, arrange, multiply
+from localv4.kernels.norm import record_rms_norm, room_for_norm
 from localv4.weights import HyperWeights
 from localv4.workspace import Workspace
 
@@ -17,8 +22,6 @@ __all__ = ["record_before_head", "record_combine", "record_spread"]
 
 F32 = NDArray[np.float32]
 
-_SLICE = 512  # columns of a unit when there are few tokens to share out
-_FEW_TOKENS = 32
 _SUPERBLOCK = 128  # columns to which lanes of float32 are padded
 
 
@@ -43,7 +46,7 @@ def _record_mix(
 
 
 def _weight_buffers(config: ModelConfig, workspace: Workspace) -> tuple[F32, F32]:
-    """Return what `combine` leaves for `spread`: post and residual."""
+    """Return what combining leaves for spreading: post and residual."""
     n = config.hc_mult
     post = workspace.f32("post", workspace.n_tokens, n)
     return post, workspace.f32("residual", workspace.n_tokens, n * n)
@@ -71,25 +74,40 @@ def record_combine(
     x
         Written: float32 [n_tokens, d], the sublayer's input.
     """
+    buffers = _weight_buffers(config, workspace)
+    _record_x(program, hidden, weights, norm, config, workspace, buffers, x)
+
+
+def _record_x(
+    program: Program,
+    hidden: F32,
+    weights: HyperWeights,
+    norm: F32,
+    config: ModelConfig,
+    workspace: Workspace,
+    buffers: tuple[F32, F32],
+    x: F32,
+) -> None:
+    """Record the copies' combination and its norm; `buffers` get the weights for spreading."""
     mix, factors = _record_mix(program, hidden, weights, config.rms_norm_eps, workspace)
+    trained = workspace.trained
+    combined = room_for_norm(x, lambda: workspace.f32("combined", *x.shape))
     program.phase("mhc")
-    program.add(
-        combine,
-        workspace.n_tokens,
+    record_combination(
+        program,
         hidden,
         factors,
         mix,
         weights.base,
         weights.scale,
-        norm,
-        config.rms_norm_eps,
         config.hc_eps,
         config.hc_sinkhorn_iters,
-        int(workspace.trained),
-        x,
-        workspace.f32("pre", workspace.n_tokens, config.hc_mult),
-        *_weight_buffers(config, workspace),
+        trained,
+        *buffers,
+        combined,
     )
+    program.phase("mhc")
+    record_rms_norm(program, combined, norm, config.rms_norm_eps, trained, x)
 
 
 def record_spread(
@@ -108,23 +126,9 @@ def record_spread(
     out
         Written: the shape of hidden, other memory.
     """
-    n_tokens, size = update.shape
-    slice_size = size if n_tokens >= _FEW_TOKENS else _SLICE
-    n_slices = -(-size // slice_size)
-    post, residual = _weight_buffers(config, workspace)
     program.phase("mhc")
-    program.add(
-        spread,
-        n_tokens * n_slices,
-        hidden,
-        update,
-        post,
-        residual,
-        int(workspace.trained),
-        n_slices,
-        slice_size,
-        out,
-    )
+    buffers = _weight_buffers(config, workspace)
+    record_spreading(program, hidden, update, *buffers, workspace.trained, out)
 
 
 def record_before_head(
@@ -137,20 +141,5 @@ def record_before_head(
     x: F32,
 ) -> None:
     """Record the copies' combination into the head's normalised input x, float32 [n_tokens, d]."""
-    mix, factors = _record_mix(program, hidden, weights, config.rms_norm_eps, workspace)
-    program.phase("mhc")
-    program.add(
-        head_combine,
-        workspace.n_tokens,
-        hidden,
-        factors,
-        mix,
-        weights.base,
-        weights.scale,
-        norm,
-        config.rms_norm_eps,
-        config.hc_eps,
-        int(workspace.trained),
-        x,
-        workspace.f32("pre", workspace.n_tokens, config.hc_mult),
-    )
+    nobody = np.empty((0, config.hc_mult), np.float32)
+    _record_x(program, hidden, weights, norm, config, workspace, (nobody, nobody), x)

@@ -94,11 +94,13 @@ class Model:
         """
         workspace = self.workspaces.get(step.n_tokens, step.trained)
         embedded = self.embed(step.ids)  # its small reads go before those of experts
-        self.begin(step)
+        fast = self._is_fast(step)
+        if not fast:
+            self.begin(step)
         hidden = hidden_buffer(self.config, workspace)
         copies = hidden.reshape(step.n_tokens, self.config.hc_mult, -1)
         copies[:] = embedded[:, None]
-        if self._is_fast(step):
+        if fast:
             passes = workspace.recorded("token", lambda: TokenPass(self.blocks, workspace))
             passes.run(cache, step)
             return hidden

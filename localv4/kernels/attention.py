@@ -1,10 +1,10 @@
 """Attention of every head over window and compressed entries, with a sink.
 
 One shared head serves as keys and values.  A query's candidates are the window from oldest to
-newest, then the compressed entries.  They are cut into up to `SEGMENTS` segments of whole blocks,
-each with a running softmax of its own, that are merged in order.  Blocks and segments depend on
-the number of candidates alone, so the same bytes come out whether one unit walks all segments of
-a query (many tokens) or many units walk one each (few tokens, a long context).
+newest, then the compressed entries.  They are cut into up to `SEGMENTS` segments, each with a
+running softmax of its own, that are merged in order.  Blocks and segments depend on the number of
+candidates alone, so the same bytes come out whether one unit walks all segments of a query (many
+tokens) or many units walk one each (few tokens, a long context).
 Follows forward.md section 4 steps 2, 5 and 6.
 """
 
@@ -38,15 +38,15 @@ RING, COMPRESSED = 0, 2  # arguments that are put anew when the cache's memory m
 SEGMENTS = 16
 """Most segments of a query; they bound what is kept until it is merged."""
 
+_FEW = 64  # candidates of a segment where they are so few that all threads could not have one
 _MERGED_HEADS = 4  # of a unit that merges
 
 
 @leaf
 def _segments(n_candidates: int, trained: int) -> tuple[int, int]:
     """Return how many segments there are, and the candidates of each but the last."""
-    block = block_size(trained)
-    n_blocks = -(-n_candidates // block)
-    size = block * -(-n_blocks // SEGMENTS)
+    grain = _FEW if n_candidates <= SEGMENTS * _FEW else block_size(trained)
+    size = grain * -(-n_candidates // (grain * SEGMENTS))
     return -(-n_candidates // size), size
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels._jit import leaf
-from localv4.kernels.launch import kernel
-from localv4.kernels.norm import rms_norm_row
+from localv4.kernels.launch import Program, kernel
 from localv4.kernels.rounding import round_bf16
+from localv4.kernels.slices import Slices, slice_of
 from localv4.kernels.sums import dot
 
-__all__ = ["add_to_copies", "combine", "head_combine", "inverse_rms", "spread"]
+__all__ = ["add_to_copies", "inverse_rms", "record_combination", "record_spreading"]
 
 F32 = NDArray[np.float32]
 
@@ -115,104 +115,117 @@ def inverse_rms(hidden: F32, eps: np.float32, factors: F32, token: int) -> None:
     factors[token] = np.float32(1) / np.sqrt(np.float32(mean + eps))
 
 
-@kernel(
-    "f32[2], f32[1], f32[2], f32[1], f32[1], f32[1], f32, f32, i64, i64,"
-    "f32[2], f32[2], f32[2], f32[2]"
-)
-def combine(
+@kernel("f32[2], f32[1], f32[2], f32[1], f32[1], f32, i64, i64, i64, i64, f32[2], f32[2], f32[2]")
+def _combine(
     hidden: F32,
     factors: F32,
     mix: F32,
     base: F32,
     scale: F32,
-    norm: F32,
-    eps: np.float32,
     hc_eps: np.float32,
     iterations: int,
     trained: int,
-    x: F32,
-    pre: F32,
+    per_row: int,
+    size: int,
     post: F32,
     residual: F32,
-    token: int,
+    out: F32,
+    unit: int,
 ) -> None:
-    """Weigh the copies of the hidden state into a sublayer's normalised input.
+    n_sums = per_row * out.shape[0]
+    if unit >= n_sums:
+        token = unit - n_sums
+        weights = residual[token]
+        _spread_weights(mix[token], factors[token], base, scale, post[token], weights)
+        _sinkhorn(weights, post.shape[1], hc_eps, iterations)
+        return
+    token, first, last = slice_of(unit, per_row, size, out.shape[1])
+    pre = np.empty(hidden.shape[1] // out.shape[1], np.float32)
+    _head_weights(mix[token], factors[token], base, scale, hc_eps, pre)
+    target = out[token, first:last]
+    _sum_copies(hidden[token, first:], out.shape[1], pre, target)
+    if trained:
+        _round(target)
 
-    A unit is a token.
+
+def record_combination(
+    program: Program,
+    hidden: F32,
+    factors: F32,
+    mix: F32,
+    base: F32,
+    scale: F32,
+    hc_eps: float,
+    iterations: int,
+    trained: bool,
+    post: F32,
+    residual: F32,
+    out: F32,
+) -> None:
+    """Record weighing the copies of the hidden state into one, and the weights for `spread`.
 
     Parameters
     ----------
+    program
+        Gets a task in its last phase.
     hidden
         float32 [n_tokens, hc_mult * hidden_size].
     factors
         As written by `inverse_rms`.
     mix
-        float32 [n_tokens, (2 + hc_mult) * hc_mult]: hidden times hc_fn.
+        float32 [n_tokens, (2 + hc_mult) * hc_mult]: hidden times hc_fn; before the head, where no
+        spreading follows, [n_tokens, hc_mult].
     base, scale
-        float32 [(2 + hc_mult) * hc_mult] and [3].
-    norm
-        float32 [hidden_size], the weight of the norm that follows.
-    eps, hc_eps, iterations
-        rms_norm_eps, hc_eps, hc_sinkhorn_iters.
+        float32, the columns of mix, and [3]; before the head [1].
+    hc_eps, iterations
+        hc_eps, hc_sinkhorn_iters.
     trained
-        Round the combined copies and their norm to BF16.
-    x
+        Round the combined copies to BF16.
+    post, residual
+        Written: float32 [n_tokens, hc_mult] and [n_tokens, hc_mult * hc_mult], which has the
+        weights of all old copies for one new copy side by side; without rows before the head.
+    out
         Written: float32 [n_tokens, hidden_size].
-    pre, post, residual
-        Written: float32 [n_tokens, hc_mult] twice and [n_tokens, hc_mult * hc_mult], which has
-        the weights of all old copies for one new copy side by side; the last two are for
-        `spread`.
     """
-    factor = factors[token]
-    _head_weights(mix[token], factor, base, scale, hc_eps, pre[token])
-    _spread_weights(mix[token], factor, base, scale, post[token], residual[token])
-    _sinkhorn(residual[token], pre.shape[1], hc_eps, iterations)
-    _sum_copies(hidden[token], x.shape[1], pre[token], x[token])
-    if trained:
-        _round(x[token])
-    rms_norm_row(x[token], norm, eps, trained, x[token])
+    slices = Slices.of(*out.shape)
+    program.add(
+        _combine,
+        len(out) * slices.per_row + len(post),
+        hidden,
+        factors,
+        mix,
+        base,
+        scale,
+        hc_eps,
+        iterations,
+        int(trained),
+        slices.per_row,
+        slices.size,
+        post,
+        residual,
+        out,
+    )
 
 
 @kernel("f32[2], f32[2], f32[2], f32[2], i64, i64, i64, f32[2]")
-def spread(
+def _spread(
     hidden: F32,
     update: F32,
     post: F32,
     residual: F32,
     trained: int,
-    n_slices: int,
-    slice_size: int,
+    per_row: int,
+    size: int,
     out: F32,
     unit: int,
 ) -> None:
-    """Spread a sublayer's output over the copies: out_k = post_k u + sum_j residual_jk h_j.
-
-    A unit is a slice of a token's columns.
-
-    Parameters
-    ----------
-    hidden
-        float32 [n_tokens, hc_mult * hidden_size], as it entered `combine`.
-    update
-        float32 [n_tokens, hidden_size].
-    post, residual
-        As written by `combine`.
-    trained
-        Round the result to BF16.
-    n_slices, slice_size
-        Slices of a token and their columns; the last one may be shorter.
-    out
-        Written: float32, the shape of hidden; not hidden itself.
-    """
-    token = unit // n_slices
-    size = update.shape[1]
-    first = unit % n_slices * slice_size
-    last = min(first + slice_size, size)
-    n = post.shape[1]
-    added = update[token][first:last]
+    token, first, last = slice_of(unit, per_row, size, update.shape[1])
+    distance, n = update.shape[1], post.shape[1]
+    added = update[token, first:last]
     for k in range(n):
-        target = out[token][k * size + first : k * size + last]
-        _sum_copies(hidden[token][first:], size, residual[token][k * n : (k + 1) * n], target)
+        target = out[token, k * distance + first : k * distance + last]
+        weights = residual[token, k * n : (k + 1) * n]
+        _sum_copies(hidden[token, first:], distance, weights, target)
         factor = post[token, k]
         for i in range(target.size):
             target[i] = factor * added[i] + target[i]
@@ -220,30 +233,38 @@ def spread(
             _round(target)
 
 
-@kernel("f32[2], f32[1], f32[2], f32[1], f32[1], f32[1], f32, f32, i64, f32[2], f32[2]")
-def head_combine(
+def record_spreading(
+    program: Program,
     hidden: F32,
-    factors: F32,
-    mix: F32,
-    base: F32,
-    scale: F32,
-    norm: F32,
-    eps: np.float32,
-    hc_eps: np.float32,
-    trained: int,
-    x: F32,
-    pre: F32,
-    token: int,
+    update: F32,
+    post: F32,
+    residual: F32,
+    trained: bool,
+    out: F32,
 ) -> None:
-    """Weigh the copies into the head's normalised input (section 8); a unit is a token.
+    """Record spreading a sublayer's output over the copies.
 
-    Parameters are those of `combine`, with mix [n_tokens, hc_mult] and scale [1].
+    That is out_k = post_k u + sum_j residual_jk h_j.
+
+    Parameters
+    ----------
+    program
+        Gets a task in its last phase.
+    hidden
+        float32 [n_tokens, hc_mult * hidden_size], as it was combined.
+    update
+        float32 [n_tokens, hidden_size].
+    post, residual
+        As `record_combination` leaves them.
+    trained
+        Round the result to BF16.
+    out
+        Written: float32, the shape of hidden; not hidden itself.
     """
-    _head_weights(mix[token], factors[token], base, scale, hc_eps, pre[token])
-    _sum_copies(hidden[token], x.shape[1], pre[token], x[token])
-    if trained:
-        _round(x[token])
-    rms_norm_row(x[token], norm, eps, trained, x[token])
+    slices = Slices.of(*update.shape)
+    cut = slices.per_row, slices.size
+    units = len(update) * slices.per_row
+    program.add(_spread, units, hidden, update, post, residual, int(trained), *cut, out)
 
 
 @kernel("f32[2], i64, f32[2]")

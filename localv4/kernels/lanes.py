@@ -22,6 +22,7 @@ from localv4.kernels.decode import FP4_OFFSET
 from localv4.kernels.launch import Program, kernel
 from localv4.kernels.packing import FEWEST_HALVES, record_packing, room_for_blocks
 from localv4.kernels.rounding import fp8_blocks
+from localv4.kernels.slices import Slices, slice_of
 from localv4.kernels.walk import Walk
 from localv4.kernels.walks import walk_for, walk_for_many
 
@@ -208,20 +209,34 @@ def _activations(x: F32, quantised: bool, n_blocks: int) -> F32:
     return blocks
 
 
-@kernel("f32[2], u16[1], i64, f32[3]")
-def _arrange_f32(x: F32, places: U16, quantised: int, out: F32, token: int) -> None:
-    target = out[token]
-    blocks = _activations(x[token], quantised != 0, target.size // _BLOCK)
+@leaf
+def _columns(x: F32, first: int, last: int, width: int) -> F32:
+    """Return a token's columns in superblocks from the first to the one before the last."""
+    return x[first * width : min(last * width, x.size)]
+
+
+@kernel("f32[2], i64, i64, i64, u16[1], i64, f32[3]")
+def _arrange_f32(
+    x: F32, per_row: int, size: int, width: int, places: U16, quantised: int, out: F32, unit: int
+) -> None:
+    token, first, last = slice_of(unit, per_row, size, out.shape[1])
+    target = out[token, first:last]
+    columns = _columns(x[token], first, last, width)
+    blocks = _activations(columns, quantised != 0, target.size // _BLOCK)
     source = blocks.reshape(target.shape)
     for superblock in range(target.shape[0]):
         for place in range(target.shape[1]):
             target[superblock, place] = source[superblock, places[place]]
 
 
-@kernel("f32[2], u16[1], i64, i32[3]")
-def _arrange_bf16(x: F32, places: U16, quantised: int, out: I32, token: int) -> None:
-    target = out[token]
-    blocks = _activations(x[token], quantised != 0, 2 * target.size // _BLOCK)
+@kernel("f32[2], i64, i64, i64, u16[1], i64, i32[3]")
+def _arrange_bf16(
+    x: F32, per_row: int, size: int, width: int, places: U16, quantised: int, out: I32, unit: int
+) -> None:
+    token, first, last = slice_of(unit, per_row, size, out.shape[1])
+    target = out[token, first:last]
+    columns = _columns(x[token], first, last, width)
+    blocks = _activations(columns, quantised != 0, 2 * target.size // _BLOCK)
     bits = blocks.view(np.uint32)
     pairs = np.empty((bits.shape[0], _BLOCK // 2), np.int32)
     for block in range(bits.shape[0]):
@@ -259,15 +274,26 @@ def _place_scales(scales: F32, factors: F32) -> None:
             factors[superblock, first + lane] = scales[4 * superblock + (lane & 3)]
 
 
-@kernel("f32[2], u16[1], i32[3], f32[3]")
-def _arrange_integers(x: F32, places: U16, values: I32, factors: F32, token: int) -> None:
-    target = values[token]
+@kernel("f32[2], i64, i64, i64, u16[1], i32[3], f32[3]")
+def _arrange_integers(
+    x: F32,
+    per_row: int,
+    size: int,
+    width: int,
+    places: U16,
+    values: I32,
+    factors: F32,
+    unit: int,
+) -> None:
+    token, first, last = slice_of(unit, per_row, size, values.shape[1])
+    target = values[token, first:last]
     scales = np.empty(4 * target.shape[0], np.float32)
-    integers = _integers(x[token], scales.size, scales).reshape((target.shape[0], 512))
+    columns = _columns(x[token], first, last, width)
+    integers = _integers(columns, scales.size, scales).reshape((target.shape[0], 512))
     for superblock in range(target.shape[0]):
         for place in range(512):
             target[superblock, place] = integers[superblock, places[place]]
-    _place_scales(scales, factors[token])
+    _place_scales(scales, factors[token, first:last])
 
 
 @leaf
@@ -323,25 +349,39 @@ def _place_corrections(integers: I32, values: I32) -> None:
             values[superblock, 384 + lane] = np.int32(-FP4_OFFSET) * total
 
 
-@kernel("f32[2], i32[3], f32[3]")
-def _arrange_digits(x: F32, values: I32, factors: F32, token: int) -> None:
-    target = values[token]
+@kernel("f32[2], i64, i64, i64, i32[3], f32[3]")
+def _arrange_digits(
+    x: F32, per_row: int, size: int, width: int, values: I32, factors: F32, unit: int
+) -> None:
+    token, first, last = slice_of(unit, per_row, size, values.shape[1])
+    target = values[token, first:last]
     scales = np.empty(4 * target.shape[0], np.float32)
-    integers = _integers(x[token], scales.size, scales)
+    integers = _integers(_columns(x[token], first, last, width), scales.size, scales)
     words = _digits(integers).reshape(3 * integers.size).view(np.uint64)
     even, odd = np.empty(words.size, np.int32), np.empty(words.size, np.int32)
     _split_bytes(words, even, odd)
     for parity in range(2):  # a literal would compile the function twice
         _place_digits(odd if parity else even, parity, target)
     _place_corrections(integers, target)
-    _place_scales(scales, factors[token])
+    _place_scales(scales, factors[token, first:last])
 
 
-@kernel("f32[2], u16[1], i32[3], f32[3]")
-def _arrange_halves(x: F32, places: U16, values: I32, factors: F32, token: int) -> None:
-    target = values[token]
+@kernel("f32[2], i64, i64, i64, u16[1], i32[3], f32[3]")
+def _arrange_halves(
+    x: F32,
+    per_row: int,
+    size: int,
+    width: int,
+    places: U16,
+    values: I32,
+    factors: F32,
+    unit: int,
+) -> None:
+    token, first, last = slice_of(unit, per_row, size, values.shape[1])
+    target = values[token, first:last]
     scales = np.empty(4 * target.shape[0], np.float32)
-    integers = _integers(x[token], scales.size, scales).reshape((target.shape[0], 512))
+    columns = _columns(x[token], first, last, width)
+    integers = _integers(columns, scales.size, scales).reshape((target.shape[0], 512))
     small, large = np.empty(512, np.uint32), np.empty(512, np.uint32)
     for superblock in range(target.shape[0]):
         for column in range(512):
@@ -358,7 +398,7 @@ def _arrange_halves(x: F32, places: U16, values: I32, factors: F32, token: int) 
             pair = np.uint32((large[lower] >> np.uint32(16)) | large[upper])
             target[superblock, place + 16] = pair.view(np.int32)
         for block in range(4):
-            factors[token, superblock, 512 + block] = scales[4 * superblock + block]
+            factors[token, first + superblock, 512 + block] = scales[4 * superblock + block]
 
 
 ARRANGERS = {
@@ -391,7 +431,10 @@ def arrange(program: Program, x: F32, lanes: Lanes) -> None:
         "digits": (values, factors),
         "halves": (places, values, factors),
     }
-    program.add(ARRANGERS[layout], n_tokens, x, *arguments[layout])
+    width = lanes.walk.n_columns
+    slices = Slices.of(n_tokens, n_columns, width)
+    cut = slices.per_row, -(-slices.size // width), width
+    program.add(ARRANGERS[layout], n_tokens * slices.per_row, x, *cut, *arguments[layout])
     if lanes.blocks is not None:
         program.phase(program.part)
         lanes._pack(program)

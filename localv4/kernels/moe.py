@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from localv4.kernels._jit import leaf
 from localv4.kernels.elementwise import exp_f32
-from localv4.kernels.launch import kernel
+from localv4.kernels.launch import Program, kernel
 from localv4.kernels.rounding import round_bf16
+from localv4.kernels.slices import Slices, slice_of
 
-__all__ = ["activate", "add_experts", "route"]
+__all__ = ["record_activation", "record_addition", "route"]
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -139,16 +140,37 @@ def _activated(
     return np.float32(weight * np.float32(silu * u))
 
 
-@kernel("f32[2], f32[2], f32[1], f32, i64, f32[2]")
-def activate(
-    gate: F32, up: F32, weights: F32, limit: np.float32, trained: int, out: F32, row: int
+@kernel("f32[2], f32[2], f32[1], f32, i64, i64, i64, f32[2]")
+def _activate(
+    gate: F32,
+    up: F32,
+    weights: F32,
+    limit: np.float32,
+    trained: int,
+    per_row: int,
+    size: int,
+    out: F32,
+    unit: int,
 ) -> None:
-    """SwiGLU with clamps, times the routing weight: out = weight * silu(gate) * up.
+    row, first, last = slice_of(unit, per_row, size, out.shape[1])
+    gates, ups, target = gate[row, first:last], up[row, first:last], out[row, first:last]
+    weight = weights[row]
+    for i in range(target.size):
+        target[i] = _activated(gates[i], ups[i], weight, limit)
+    if trained:
+        for i in range(target.size):
+            target[i] = round_bf16(target[i])
 
-    A unit is a row.
+
+def record_activation(
+    program: Program, gate: F32, up: F32, weights: F32, limit: float, trained: bool, out: F32
+) -> None:
+    """Record SwiGLU with clamps, times the routing weight: out = weight * silu(gate) * up.
 
     Parameters
     ----------
+    program
+        Gets a task in its last phase.
     gate, up
         float32 [n_rows, moe_intermediate_size].
     weights
@@ -160,12 +182,10 @@ def activate(
     out
         Written: float32, the shape of gate; may be gate itself.
     """
-    gates, ups, target, weight = gate[row], up[row], out[row], weights[row]
-    for i in range(target.size):
-        target[i] = _activated(gates[i], ups[i], weight, limit)
-    if trained:
-        for i in range(target.size):
-            target[i] = round_bf16(target[i])
+    slices = Slices.of(*out.shape)
+    cut = slices.per_row, slices.size
+    units = len(out) * slices.per_row
+    program.add(_activate, units, gate, up, weights, limit, int(trained), *cut, out)
 
 
 @leaf
@@ -174,27 +194,58 @@ def _add(row: F32, total: F32) -> None:
         total[i] += row[i]
 
 
-@kernel("f32[2], i32[2], i64, i64, f32[2], i64, i64, f32[2]")
-def add_experts(
+@kernel("f32[2], i32[2], i64, i64, f32[2], i64, i64, i64, i64, f32[2]")
+def _add_experts(
     rows: F32,
     places: I32,
-    first: int,
+    first_row: int,
     begins: int,
     shared: F32,
     ends: int,
     trained: int,
+    per_row: int,
+    size: int,
     total: F32,
-    token: int,
+    unit: int,
 ) -> None:
-    """Add experts' results to the tokens that asked for them; a unit is a token.
+    token, first, last = slice_of(unit, per_row, size, total.shape[1])
+    target = total[token, first:last]
+    if begins:
+        for i in range(target.size):
+            target[i] = 0
+    for slot in range(places.shape[1]):
+        row = places[token, slot] - first_row
+        if 0 <= row < rows.shape[0]:
+            _add(rows[row, first:last], target)
+    if ends:
+        _add(shared[token, first:last], target)
+        if trained:
+            for i in range(target.size):
+                target[i] = round_bf16(target[i])
+
+
+def record_addition(
+    program: Program,
+    rows: F32,
+    places: I32,
+    first_row: int,
+    begins: bool,
+    shared: F32,
+    ends: bool,
+    trained: bool,
+    total: F32,
+) -> None:
+    """Record adding experts' results to the tokens that asked for them.
 
     Parameters
     ----------
+    program
+        Gets a task in its last phase.
     rows
         float32 [n_rows, hidden_size], results side by side, expert after expert.
     places
         int32 [n_tokens, num_experts_per_tok], ascending: the rows of a token's results.
-    first
+    first_row
         The number that the first row has in `places`; rows outside are another call's.
     begins
         The sum begins here, at zero.
@@ -207,16 +258,18 @@ def add_experts(
     total
         Written: float32 [n_tokens, hidden_size].
     """
-    target = total[token]
-    if begins:
-        for i in range(target.size):
-            target[i] = 0
-    for slot in range(places.shape[1]):
-        row = places[token, slot] - first
-        if 0 <= row < rows.shape[0]:
-            _add(rows[row], target)
-    if ends:
-        _add(shared[token], target)
-        if trained:
-            for i in range(target.size):
-                target[i] = round_bf16(target[i])
+    slices = Slices.of(*total.shape)
+    program.add(
+        _add_experts,
+        len(total) * slices.per_row,
+        rows,
+        places,
+        first_row,
+        int(begins),
+        shared,
+        int(ends),
+        int(trained),
+        slices.per_row,
+        slices.size,
+        total,
+    )

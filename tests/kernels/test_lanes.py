@@ -6,10 +6,12 @@ from numpy.typing import NDArray
 
 from localv4 import quant
 from localv4.kernels import lanes
+from localv4.kernels.arrays import aligned
 from localv4.kernels.decode import FP4_OFFSET
 from localv4.kernels.launch import Program
 from localv4.kernels.walk import Walk
 from localv4.kernels.walks import walk_for
+from localv4.kernels.walks_fp4 import FP4_HALVES
 from localv4.quant import bf16, e4m3
 from tests.kernels.compare import F32, assert_same_bytes, assert_same_numbers
 from tests.kernels.products import arranged, spread_floats
@@ -154,9 +156,34 @@ def test_a_block_without_a_scale_has_none(
     np.testing.assert_array_equal(np.isnan(scales), lost)
 
 
+@pytest.mark.parametrize(
+    ("name", "activations", "tier"),
+    [
+        ("fp8", "fp8", "avx512_bf16"),
+        ("bf16", "bf16", "avx512_bf16"),
+        ("fp8", "fp8", "generic"),
+        ("f32", "f32", "generic"),
+        ("fp4", "fp8", "generic"),
+        ("fp4", "fp8", "avx512_vnni"),
+        ("fp4", "fp8", "halves"),
+    ],
+)
+@pytest.mark.parametrize("n_columns", [1024, 1300])
+@np.errstate(over="ignore")
+def test_few_tokens_are_shared_out_by_columns(
+    monkeypatch: pytest.MonkeyPatch, name: str, activations: str, tier: str, n_columns: int
+):
+    use(monkeypatch, FP4_HALVES if tier == "halves" else walk_for(name, activations, tier))
+    x = bf16.round(spread_floats(RNG, 40, n_columns))
+    many, few = (arranged(tokens, name, activations).memory for tokens in (x, x[:3]))
+    if tier == "halves":  # of the places for scales, 4 of 16 are used
+        many, few = (m.reshape(len(m), -1, 528 * 4)[:, :, : 516 * 4] for m in (many, few))
+    assert_same_bytes(few, many[:3])  # of many, each is one unit
+
+
 def test_memory_begins_at_a_cache_line():
     for shape in ((1, 1), (3, 5), (2, 1000)):
-        memory = lanes.aligned(shape, np.float32)
+        memory = aligned(shape, np.float32)
         assert memory.ctypes.data % 64 == 0
         assert memory.shape == shape
         assert memory.dtype == np.float32

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from localv4.kernels.moe import activate, add_experts, route
+from localv4.kernels.moe import record_activation, record_addition, route
 from localv4.quant import bf16
 from tests.kernels.compare import F32, assert_same_bytes
-from tests.kernels.programs import run
+from tests.kernels.programs import run, run_recorded
 from tests.reference import kernels_moe as twin
 
 I32 = NDArray[np.int32]
@@ -125,8 +125,19 @@ def test_an_expert_may_be_named_twice():
 
 def run_activate(gate, up, weights, limit: float, trained: bool) -> F32:
     out: F32 = np.full_like(gate, np.nan)
-    run(activate, len(gate), gate, up, weights, limit or np.inf, int(trained), out)
+    run_recorded(record_activation, gate, up, weights, limit or np.inf, trained, out)
     return out
+
+
+def test_an_activation_in_slices():
+    """A row among few is cut; among many it is not, and gives the same bytes."""
+    rng = np.random.default_rng(2)
+    gate, up = bf16.round(rng.standard_normal((2, 40, 1100)) * 6)
+    weights = rng.random(40, np.float32)
+    for trained in (False, True):
+        whole = run_activate(gate, up, weights, 10, trained)
+        alone = run_activate(gate[:1].copy(), up[:1].copy(), weights[:1].copy(), 10, trained)
+        assert_same_bytes(alone, whole[:1])
 
 
 @pytest.mark.parametrize("limit", [0.0, 2.0, 10.0])
@@ -144,7 +155,7 @@ def test_activate(limit: float):
     np.testing.assert_allclose(exact, expected, rtol=1e-6, atol=1e-9)
     assert_same_bytes(run_activate(gate, up, weights, limit, True), bf16.round(exact))
     in_place = gate.copy()
-    run(activate, 5, in_place, up, weights, limit or np.inf, 0, in_place)
+    run_recorded(record_activation, in_place, up, weights, limit or np.inf, False, in_place)
     assert_same_bytes(in_place, exact)
 
 
@@ -174,21 +185,23 @@ def test_no_number_stays_where_it_is(limit: float):
         assert lost.tolist() == [[False, True, True, False]]
 
 
-def test_add_experts():
+@pytest.mark.parametrize("columns", [33, 1100])
+def test_add_experts(columns: int):
     rng = np.random.default_rng(3)
-    rows = rng.standard_normal((7, 33), np.float32)
-    shared = rng.standard_normal((2, 33), np.float32)
+    rows = rng.standard_normal((7, columns), np.float32)
+    shared = rng.standard_normal((2, columns), np.float32)
     places = np.array([[0, 3, 5], [1, 3, 6]], np.int32)
-    expected = np.zeros((2, 33), np.float32)
+    expected = np.zeros((2, columns), np.float32)
     for slot in range(3):
         expected += rows[places[:, slot]]
     total = np.full_like(expected, np.nan)
     for first, last in ((0, 3), (3, 4), (4, 7)):  # in groups of rows, side by side
-        begins, ends = int(first == 0), int(last == 7)
-        run(add_experts, 2, rows[first:last], places, first, begins, shared, ends, 0, total)
+        begins, ends = first == 0, last == 7
+        group = rows[first:last]
+        run_recorded(record_addition, group, places, first, begins, shared, ends, False, total)
         if last == 4:
             assert_same_bytes(total[0], rows[0] + rows[3])
     assert_same_bytes(total, expected + shared)
     rounded = np.empty_like(total)
-    run(add_experts, 2, rows, places, 0, 1, shared, 1, 1, rounded)
+    run_recorded(record_addition, rows, places, 0, True, shared, True, True, rounded)
     assert_same_bytes(rounded, bf16.round(total))

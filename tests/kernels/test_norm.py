@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from localv4.kernels.launch import Program
 from localv4.kernels.norm import record_rms_norm
 from localv4.quant import bf16
 from tests.kernels.compare import F32, assert_bf16_close, assert_same_bytes
+from tests.kernels.programs import run_recorded
 from tests.reference.forward_numerics import Numerics
 
 EPS = 1e-6
@@ -12,10 +12,7 @@ EPS = 1e-6
 
 def rms_norm(x: F32, weight: F32, eps: float, trained: bool) -> F32:
     out: F32 = np.full_like(x, np.nan)
-    program = Program()
-    program.phase("other")
-    record_rms_norm(program, x, weight, eps, trained, out)
-    program.run(1)
+    run_recorded(record_rms_norm, x, weight, eps, trained, out)
     return out
 
 
@@ -52,6 +49,17 @@ def test_a_row_alone_gives_its_bytes():
         whole = rms_norm(x, weight, EPS, trained)
         alone = [rms_norm(x[i : i + 1], weight, EPS, trained) for i in range(6)]
         assert_same_bytes(np.concatenate(alone), whole)
+
+
+def test_a_long_row_is_cut_unless_it_is_one_of_many_or_its_own_result():
+    x = random_rows(40, 1100, seed=5)
+    weight = random_rows(1, 1100, seed=6)[0]
+    for trained in (False, True):
+        whole = rms_norm(x, weight, EPS, trained)
+        assert_same_bytes(rms_norm(x[:2].copy(), weight, EPS, trained), whole[:2])
+        own = x[:2].copy()
+        run_recorded(record_rms_norm, own, weight, EPS, trained, own)
+        assert_same_bytes(own, whole[:2])
 
 
 def test_zeros_stay_zeros():

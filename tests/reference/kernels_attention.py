@@ -24,11 +24,12 @@ def attend_in_segments(
 ) -> Floats:
     """Attend as trained: weights rounded to BF16 for the values, and the result.
 
-    Up to ``most_segments`` segments of whole blocks have a running softmax each.
+    Up to ``most_segments`` segments have a running softmax each: of 64 keys where that is enough,
+    else of whole blocks.
     """
     num = Numerics("trained")
-    n_blocks = -(-len(keys) // block)
-    size = block * -(-n_blocks // most_segments)
+    grain = 64 if len(keys) <= 64 * most_segments else block
+    size = grain * -(-len(keys) // (grain * most_segments))
     result = np.zeros_like(queries)
     for head, query in enumerate(queries):
         top, total, weighted = -np.inf, 0.0, np.zeros(queries.shape[1])
