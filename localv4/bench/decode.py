@@ -1,9 +1,9 @@
 """Decode, token by token: its speed, its share of the roof, and where the time goes.
 
 The roof of a token is the time in which memory gives the weights that it needs: dense weights,
-chosen experts and head.  Two kinds of steps take turns with reading and with the products alone:
-plain ones, which give the speed, and ones that time every block and every part of the model, which
-gives the rest.
+chosen experts and head.  Three kinds of steps take turns with reading and with the products alone:
+plain ones, which give the speed, ones that time every part of the model, and ones that go block by
+block and time each.
 """
 
 import statistics
@@ -101,8 +101,10 @@ class _Walk:
 
     Attributes
     ----------
-    parts_s, blocks_s, heads_s, whole_s
-        Of every timed step: seconds by part, of each block, of the head, in all.
+    parts_s, whole_s
+        Of every timed step: seconds by part, and in all.
+    blocks_s, heads_s
+        Of every step block by block: seconds of each block, and of the head.
     """
 
     opened: Opened
@@ -125,10 +127,17 @@ class _Walk:
 
     def timed(self, _turn: int = 0) -> None:
         """Decode a token and time its parts."""
-        model, step = self.opened.model, self.opened.step(1, self.position)
-        seconds: dict[str, float] = {}
-        model.workspaces.seconds = seconds
+        workspaces, seconds = self.opened.model.workspaces, dict[str, float]()
+        workspaces.seconds = seconds
         began_s = time.perf_counter()
+        self.plain()
+        self.whole_s.append(time.perf_counter() - began_s)
+        workspaces.seconds = None
+        self.parts_s.append(seconds)
+
+    def by_blocks(self, _turn: int = 0) -> None:
+        """Decode a token block by block and time each."""
+        model, step = self.opened.model, self.opened.step(1, self.position)
         workspace = model.workspaces.get(1, True)
         hidden = hidden_buffer(model.config, workspace)
         hidden.reshape(1, model.config.hc_mult, -1)[:] = model.embed(step.ids)[:, None]
@@ -137,13 +146,9 @@ class _Walk:
             block.forward(self.cache.layers[block.layer], step, workspace)
             times.append(time.perf_counter())
         model.logits(hidden, True, self._logits)
-        ended_s = time.perf_counter()
-        model.workspaces.seconds = None
+        self.heads_s.append(time.perf_counter() - times[-1])
         self.position += 1
-        self.parts_s.append(seconds)
         self.blocks_s.append([b - a for a, b in pairwise(times)])
-        self.heads_s.append(ended_s - times[-1])
-        self.whole_s.append(ended_s - began_s)
 
 
 def _at_context(
@@ -161,7 +166,8 @@ def _at_context(
     For JSON, medians: context, fed (tokens that were really fed), token_ms, tokens_s, read_gb_s,
     roof_ms, share (of the roof, turn by turn), fast_share (of the fastest seventh of the turns),
     kernels_ms, kernels_share (of the products with weights alone, turn by turn), head_ms,
-    kinds_ms (a layer of each kind), all_layers (see `_all_layers`); and means over the faster half
+    kinds_ms (a layer of each kind; what blocks take by themselves, made to add up to a token
+    with the head), all_layers (see `_all_layers`); and means over the faster half
     of the timed steps, which add up: timed_ms, parts_ms and overhead_ms, the rest.
     """
     cache, begun = opened.cache_at(context)
@@ -169,12 +175,14 @@ def _at_context(
     for _ in range(_WARM_UP):
         walk.plain()
     walk.timed()
+    walk.by_blocks()
     first = len(walk.whole_s)
-    read_s, plain_s, _, alone_s = in_turns(
+    read_s, plain_s, _, _, alone_s = in_turns(
         [
             lambda turn: reads[turn % len(reads)].run(opened.threads),
             walk.plain,
             walk.timed,
+            walk.by_blocks,
             alone.run,
         ],
         n_tokens,
@@ -183,7 +191,7 @@ def _at_context(
     roofs_s = [token_bytes / slice_bytes * s for s in read_s]
     timed_s, parts_s = _parts(walk.whole_s[first:], walk.parts_s[first:])
     token_s, head_s = statistics.median(plain_s), statistics.median(walk.heads_s[first:])
-    kinds_s = _by_kind(opened, walk.blocks_s[first:])
+    kinds_s = _by_kind(opened, walk.blocks_s[first:], token_s - head_s)
     return {
         "context": begun,
         "fed": min(begun, context, 128),
@@ -214,9 +222,10 @@ def _parts(whole_s: list[float], parts_s: list[dict[str, float]]) -> tuple[float
     return statistics.mean(whole_s[index] for index in fastest), means
 
 
-def _by_kind(opened: Opened, blocks_s: list[list[float]]) -> dict[LayerKind, float]:
-    """Return the mean over a kind's layers of their medians."""
-    medians = [statistics.median(times) for times in zip(*blocks_s, strict=True)]
+def _by_kind(opened: Opened, blocks_s: list[list[float]], all_s: float) -> dict[LayerKind, float]:
+    """Return the mean over a kind's layers of their medians, made to add up to all blocks' time."""
+    alone = [statistics.median(times) for times in zip(*blocks_s, strict=True)]
+    medians = [all_s / sum(alone) * seconds for seconds in alone]
     found: dict[LayerKind, list[float]] = {}
     for layer, seconds in enumerate(medians):
         found.setdefault(opened.model.config.layer_kind(layer), []).append(seconds)
