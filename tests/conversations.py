@@ -32,11 +32,15 @@ class Turn:
         Those of them that are behind what an earlier prompt or answer had in common with it.
     read
         Tokens that the engine read.
+    goes_on
+        Whether the prompt begins with all tokens of before: those of a random model are often
+        not the ones that its text is encoded to.
     """
 
     prompt: int
     new: int
     read: int
+    goes_on: bool
 
 
 def model(folder: Path) -> Path:
@@ -70,7 +74,8 @@ def converse(engine: localv4.Engine, session: Session, levels: Sequence[str]) ->
         turn = {"role": "assistant", "content": answer, "reasoning_content": reasoning}
         messages.append(turn)
         read = engine.stats.prefill_tokens - before
-        turns.append(Turn(len(ids), len(ids) - common(held, ids), read))
+        known = common(held, ids)
+        turns.append(Turn(len(ids), len(ids) - known, read, known == len(held)))
     return turns
 
 

@@ -25,9 +25,9 @@ def test_with_thinking_each_turn_reads_what_is_new(engine: localv4.Engine) -> No
 
 def test_without_thinking_too(engine: localv4.Engine) -> None:
     turns = converse(engine, engine.session(), ["off"] * 10)
-    as_new = [turn.read == turn.new for turn in turns]
-    # tokens of an answer that its text is not encoded to are read again, behind the last snapshot
-    assert sum(as_new) >= 6
+    assert all(turn.read == turn.new for turn in turns if turn.goes_on)
+    assert sum(turn.goes_on for turn in turns) >= 2
+    # an answer that is another one by its text is read again, behind the last snapshot
     assert all(turn.new <= turn.read <= turn.new + 250 for turn in turns)
     assert turns[-1].read < turns[-1].prompt / 4
 

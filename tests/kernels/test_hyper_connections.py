@@ -8,7 +8,7 @@ from localv4.kernels.hyper_connections import (
     record_spreading,
 )
 from localv4.quant import bf16
-from tests.kernels.compare import assert_same_bytes
+from tests.kernels.compare import assert_same_bytes, needs_compiler
 from tests.kernels.programs import run, run_recorded
 from tests.reference import kernels_hyper_connections as twin
 from tests.reference.forward_numerics import sigmoid
@@ -101,6 +101,7 @@ def test_extreme_mixes_stay_finite():
         assert all(np.isfinite(array).all() for array in results)
 
 
+@needs_compiler
 def test_combining_in_slices():
     """A row among few is cut; among many it is not, and gives the same bytes."""
     hidden, mix, base, scale = random_case(size=1100, n_tokens=40)

@@ -189,6 +189,7 @@ def test_zeros_and_keys_without_a_scale():
     assert np.isnan(ours[1]).all()
 
 
+@needs_compiler
 def test_a_token_alone_gives_its_scores():
     rng = np.random.default_rng(7)
     values, weights = random_queries(rng, 7, 64, 128)

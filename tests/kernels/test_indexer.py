@@ -17,6 +17,7 @@ from tests.kernels.compare import (
     F32,
     assert_bf16_close,
     assert_same_bytes,
+    needs_compiler,
 )
 from tests.reference import kernels_indexer as twin
 from tests.reference.forward_numerics import Numerics
@@ -118,6 +119,7 @@ def test_negative_products_count_for_nothing():
         assert run_scores(queries, -weights, keys, position=3, trained=trained).tolist() == [[-64]]
 
 
+@needs_compiler
 @pytest.mark.parametrize("trained", [False, True])
 def test_neither_parts_nor_the_way_change_a_byte(trained: bool):
     queries, weights, keys = random_scoring(3, 300, heads=5)

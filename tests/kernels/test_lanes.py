@@ -13,7 +13,7 @@ from localv4.kernels.walk import Walk
 from localv4.kernels.walks import walk_for
 from localv4.kernels.walks_fp4 import FP4_HALVES
 from localv4.quant import bf16, e4m3
-from tests.kernels.compare import F32, assert_same_bytes, assert_same_numbers
+from tests.kernels.compare import F32, assert_same_bytes, assert_same_numbers, needs_compiler
 from tests.kernels.products import arranged, spread_floats
 from tests.reference import row_dot
 
@@ -169,7 +169,7 @@ def test_a_block_without_a_scale_has_none(
     ],
 )
 @pytest.mark.parametrize("n_columns", [1024, 1300])
-@np.errstate(over="ignore")
+@needs_compiler  # the loops are those of few tokens
 def test_few_tokens_are_shared_out_by_columns(
     monkeypatch: pytest.MonkeyPatch, name: str, activations: str, tier: str, n_columns: int
 ):

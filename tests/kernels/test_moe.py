@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from localv4.kernels.moe import record_activation, record_addition, route
 from localv4.quant import bf16
-from tests.kernels.compare import F32, assert_same_bytes
+from tests.kernels.compare import F32, assert_same_bytes, needs_compiler
 from tests.kernels.programs import run, run_recorded
 from tests.reference import kernels_moe as twin
 
@@ -129,6 +129,7 @@ def run_activate(gate, up, weights, limit: float, trained: bool) -> F32:
     return out
 
 
+@needs_compiler
 def test_an_activation_in_slices():
     """A row among few is cut; among many it is not, and gives the same bytes."""
     rng = np.random.default_rng(2)
