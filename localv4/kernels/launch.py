@@ -17,6 +17,7 @@ import struct
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numba
@@ -53,6 +54,10 @@ class Kernel:
         The plain Python function: arguments, then ``unit``, then ``worker`` if it has one.
     name
         Unique in the function's module, as the cache of compiled code goes by it.
+    starts
+        Where each argument's words begin in a task's, and their number.
+    takes_words
+        All arguments are whole numbers.
     """
 
     def __init__(
@@ -64,16 +69,16 @@ class Kernel:
         self.takes_worker = function.__code__.co_varnames[: function.__code__.co_argcount][-1:] == (
             "worker",
         )
+        # an array takes its address and its shape, all else one word
+        widths = [1 + int(kind[-2]) if kind.endswith("]") else 1 for kind in self.kinds]
+        self.starts = [0, *accumulate(widths)]
+        self.takes_words = set(self.kinds) <= {"i64"}
         self._compiled: Any = None
 
     def compile(self) -> None:
         """Compile, or find in the cache."""
         if self._compiled is None:
             self._compiled = self._compile()
-
-    def widths(self) -> list[int]:
-        """Return how many words each argument takes: an array's address and shape, or 1."""
-        return [1 + int(kind[-2]) if kind.endswith("]") else 1 for kind in self.kinds]
 
     @property
     def address(self) -> int:
@@ -82,17 +87,16 @@ class Kernel:
         return int(self._compiled.address)
 
     def _compile(self) -> Any:
-        values, at = [], 0
-        for kind, width in zip(self.kinds, self.widths(), strict=True):
-            if width > 1:
-                shape = "".join(f"word(arguments, {at + i}), " for i in range(1, width))
+        values = []
+        for kind, (at, end) in zip(self.kinds, pairwise(self.starts), strict=True):
+            if kind.endswith("]"):
+                shape = "".join(f"word(arguments, {place}), " for place in range(at + 1, end))
                 pointer = f"{kind.partition('[')[0]}_pointer(word(arguments, {at}))"
                 values.append(f"carray({pointer}, ({shape}))")
             elif kind == "f32":
                 values.append(f"float32(real(arguments, {at}))")
             else:
                 values.append(f"word(arguments, {at})")
-            at += width
         values += ["unit", "worker"] if self.takes_worker else ["unit"]
         name = f"{self.name}_task"
         source = f"def {name}(arguments, unit, worker):\n    function({', '.join(values)})\n"
@@ -137,17 +141,18 @@ class Task:
         self.kernel = kernel
         self.units = units
         self.arguments = list(arguments)
-        widths = kernel.widths()
-        self._starts = [sum(widths[:i]) for i in range(len(widths))]
-        self.words = np.zeros(max(sum(widths), 1), np.int64)
         self._kept: list[Any] = []
+        if kernel.takes_words and arguments:  # at once, as a chunk's thousands of products do
+            self.words = np.array(arguments, np.int64)
+            return
+        self.words = np.zeros(max(kernel.starts[-1], 1), np.int64)
         for index, value in enumerate(arguments):
             self.put(index, value)
 
     def put(self, index: int, value: Any) -> None:
         """Give another value to an argument, for the runs that follow."""
         self.arguments[index] = value
-        start = self._starts[index]
+        start = self.kernel.starts[index]
         if isinstance(value, np.ndarray):
             kind = self.kernel.kinds[index]
             assert value.dtype == DTYPES[kind.partition("[")[0]], (kind, value.dtype)
