@@ -39,8 +39,8 @@ decode: "of the products with weights alone"), and a reader reaches 93 to 97% of
 LAYER_S = 0.0006
 """Seconds that a layer costs besides, on any machine: what does not spread over more cores.
 
-On 16 vCPUs 16 layers took 9 ms more than their products alone (benchmarks/README.md); asking
-for experts takes some tenths of a millisecond a layer.
+On 16 vCPUs 16 layers took 9 ms more than their products alone, and take 6 where no expert has to
+be asked for (benchmarks/README.md); asking takes some tenths of a millisecond a layer.
 """
 
 MORE_MEMORY_BYTES = 16 * 2**30
