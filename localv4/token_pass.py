@@ -58,6 +58,7 @@ class TokenPass:
                 step.passed(min(number * _LAYERS, len(self._blocks)))
 
     def _run(self, first: int, end: int) -> None:
+        self._unknown[0] = 0  # an interrupt may have come before it was answered
         self._workspace.run(self._program, first, end)
         while self._unknown[0]:
             block = self._blocks[int(self._unknown[0]) - 1]

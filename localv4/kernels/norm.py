@@ -86,6 +86,7 @@ def record_rms_norm(
     out
         Written: float32, the shape of x; x itself makes every row one unit of work.
     """
-    slices = Slices(1, x.shape[1]) if out is x else Slices.of(*x.shape)
+    in_place = np.may_share_memory(x, out)  # one unit must not overwrite what others add up
+    slices = Slices(1, x.shape[1]) if in_place else Slices.of(*x.shape)
     units, cut = len(x) * slices.per_row, (slices.per_row, slices.size)
     program.add(_rms_norm, units, x, weight, eps, int(trained), *cut, out)

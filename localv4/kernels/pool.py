@@ -1,8 +1,8 @@
 """The threads that run programs, and how a program gets to them within a microsecond or two.
 
 The calling thread posts a program and works on it like everybody else.  The others look for the
-next one again and again for some tens of microseconds, then let other programs have the core in
-between, and after a millisecond or so sleep in a read from a pipe: between two programs of a
+next one again and again for a while, then let other programs have the core in between, and after
+a millisecond or so sleep in a read from a pipe: between two programs of a
 token nobody sleeps, and an idle engine takes no CPU.  Who comes late finds the program closed
 and touches nothing of it, so a slow or busy core delays nobody.
 
@@ -45,7 +45,7 @@ __all__ = ["Schedule"]
 
 _WORD = 8
 _COLUMNS = 4  # of a schedule's rows
-_LOOKS = 5000  # some tens of microseconds
+_LOOKS = 5000  # tens or hundreds of microseconds, as long as a CPU pauses
 _YIELDS = 1000  # about a millisecond
 
 # Where things lie in a pool's state: what threads write at any time has a line of its own.
@@ -214,7 +214,7 @@ class _Pool:
     def __init__(self, n_threads: int) -> None:
         self._memory = aligned((_BYTES // _WORD + n_threads + 1,), np.int64)
         self._memory[:] = 0
-        self._pipe = os.pipe()
+        self._pipe: tuple[int, ...] = os.pipe()
         self._memory[_SYSTEM // _WORD :][:5] = GIVE_WAY, READ, WRITE, *self._pipe
         self.state = address(self._memory)
         serve = _native(_serve, 2)
@@ -232,15 +232,18 @@ class _Pool:
     def close(self) -> None:
         """Let all threads end."""
         self._memory[_STOP // _WORD] = 1
-        os.write(self._pipe[1], bytes(len(self)))
+        if self._pipe:
+            os.write(self._pipe[1], bytes(len(self)))
         for thread in self._threads:
             thread.join()
         self.forget()
 
     def forget(self) -> None:
-        """Close the pipe of threads that are gone."""
+        """Close the pipe of threads that are gone; programs run without them from now on."""
+        self._memory[_ASLEEP // _WORD] = 0  # nobody is to be woken through what is no pipe any more
         for end in self._pipe:
             os.close(end)
+        self._pipe = ()
 
 
 _pools: list[_Pool] = []  # one, once a program has run on more than one thread
@@ -259,13 +262,19 @@ def _close() -> None:
         _pools.pop().close()
 
 
+def _end() -> None:
+    """Let the threads end with the program; a thread that still computes goes on alone."""
+    for pool in _pools:
+        pool.close()
+
+
 def _forget() -> None:
     """In a copy of the process there is the caller's thread only."""
     while _pools:
         _pools.pop().forget()
 
 
-atexit.register(_close)
+atexit.register(_end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 

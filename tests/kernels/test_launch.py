@@ -130,6 +130,53 @@ def test_put_changes_the_runs_that_follow():
     assert wider[1].tolist() == [[0] * 5] * 2 + [[3] * 5] * 2
 
 
+@kernel("i64[1], i64")
+def say(word: I64, value: int, unit: int) -> None:
+    word[0] = value
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 5])
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_phase_may_end_the_run(n_workers: int, timed: bool):
+    word, before, after = np.zeros(1, np.int64), np.zeros(40, np.int64), np.zeros(40, np.int64)
+    program = Program()
+    program.stop_at(word)
+    program.phase("other")
+    program.add(count, 40, before)
+    program.phase("other")
+    stopping = program.add(say, 1, word, 7)
+    behind = program.n_phases
+    for _ in range(3):
+        program.phase("other")
+        program.add(count, 40, after)
+    seconds: dict[str, float] | None = {} if timed else None
+    for run in range(1, 30):
+        word[0] = 0
+        program.run(n_workers, seconds)
+        assert word[0] == 7
+        assert set(before.tolist()) == {run}
+        assert set(after.tolist()) == {3 * (run - 1)}
+        word[0] = 0
+        program.run(n_workers, seconds, behind)
+        assert set(after.tolist()) == {3 * run}
+    stopping.put(1, 0)
+    program.run(n_workers, seconds)
+    assert set(after.tolist()) == {90}
+
+
+def test_some_phases_only():
+    arrays = [np.zeros(3, np.int64) for _ in range(4)]
+    program = Program()
+    for array in arrays:
+        program.phase("other")
+        program.add(count, 3, array)
+    program.run(2, first=1, last=3)
+    assert [int(array[0]) for array in arrays] == [0, 1, 1, 0]
+    program.run(2, first=3)
+    program.run(2, last=1)
+    assert [int(array[0]) for array in arrays] == [1, 1, 1, 1]
+
+
 def test_set_units():
     counts = np.zeros(6, np.int64)
     program = Program()

@@ -1,0 +1,88 @@
+"""One token through all layers at once: the bytes of block by block, whatever came in between."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import localv4
+from localv4.errors import DamagedCheckpoint
+from localv4.synthetic import synthesise
+from localv4.token_pass import TokenPass
+from tests.kernels.compare import assert_same_bytes
+
+F32 = NDArray[np.float32]
+RATIOS = (0, 4, 128, 4, 128, 4, 128, 4, 128, 4)  # more layers than one call takes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("layers") / "model"
+    synthesise(folder, "flash", 4, mtp=False, compress_ratios=RATIOS)
+    return folder
+
+
+@pytest.fixture(params=["trained", "float32"])
+def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[localv4.Engine]:
+    with localv4.load(folder, numerics=request.param, threads=2) as opened:
+        yield opened
+
+
+def decoded(engine: localv4.Engine, ids: list[int], by_blocks: bool) -> F32:
+    """Feed tokens one by one; who is watched goes block by block."""
+    session = engine.session()
+    observe = (lambda *_: None) if by_blocks else None
+    return np.stack([session.decode(token, observe=observe) for token in ids])
+
+
+def recorded(engine: localv4.Engine) -> TokenPass:
+    model = engine._model
+    trained = engine.numerics == "trained"
+    found = model.workspaces.get(1, trained).recorded("token", lambda: object())
+    assert isinstance(found, TokenPass)
+    return found
+
+
+def test_the_same_bytes_as_block_by_block(engine: localv4.Engine) -> None:
+    ids = np.random.default_rng(0).integers(0, engine.config.vocab_size, 140).tolist()
+    at_once = decoded(engine, ids, by_blocks=False)  # finds every expert unknown at first
+    assert_same_bytes(decoded(engine, ids, by_blocks=True), at_once)
+    assert_same_bytes(decoded(engine, ids, by_blocks=False), at_once)
+
+
+def test_a_stop_that_nobody_answered_is_forgotten(engine: localv4.Engine) -> None:
+    ids = [5, 6, 7]
+    expected = decoded(engine, ids, by_blocks=False)
+    recorded(engine)._unknown[0] = 4  # an interrupt came just behind the call
+    assert_same_bytes(decoded(engine, ids, by_blocks=False), expected)
+
+
+def test_two_sessions_in_turns(engine: localv4.Engine) -> None:
+    ids = list(range(3, 23))
+    expected = decoded(engine, ids, by_blocks=True)
+    sessions = engine.session(), engine.session()
+    for number, token in enumerate(ids):
+        for session in sessions:
+            assert_same_bytes(session.decode(token), expected[number])
+
+
+def test_an_expert_that_cannot_be_bound_ends_the_token(
+    engine: localv4.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded(engine, [1], by_blocks=False)
+    store = engine._model.store
+    for layer in range(engine.config.num_hidden_layers):
+        table = store.table(layer)
+        assert table is not None
+        table[:] = 0
+
+    def refuse(*_: object) -> None:
+        raise DamagedCheckpoint("on purpose")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store), "get", refuse)
+        session = engine.session()
+        with pytest.raises(DamagedCheckpoint, match="on purpose"):
+            session.decode(3)
