@@ -37,7 +37,7 @@ __all__ = [
 _FEW_TOKENS = 3  # decoding anew for each is as fast as a tile
 _UNITS = 64  # into which a matrix is divided for one token, where a unit stays below
 _UNIT_BYTES = 2**19
-_PREFETCH_BYTES = 4096  # ahead of the weights that are being multiplied
+_PREFETCH_BYTES = 4096  # ahead of the weights that are being multiplied, into the second cache
 _ARGUMENTS = ", ".join(["i64"] * 18)
 
 F32 = NDArray[np.float32]

@@ -1,8 +1,10 @@
 """Rows of weights times a few tokens: weights are decoded in registers, once a token.
 
 Rows lie one after the other, so the weights are one linear stream, which is what hardware
-prefetchers like; several superblocks of a row are in flight at once, because only the last
-addition of each depends on the one before.  The order of sums is described in walks.py.
+prefetchers like.  Weights far ahead are asked for into the second cache, which waits for many lines
+of memory at once, and near ones into the first, which waits for few: asked for from there alone, its
+few places are all taken by lines that memory has yet to send.  The order of sums is described in
+walks.py.
 
 Knows nothing of a row's place in a matrix, of threads or of activation rounding.
 Twin: tests/reference/row_dot.py.
@@ -20,7 +22,7 @@ from localv4.kernels.walk import Walk
 
 __all__ = ["Padding", "integer", "read_i32", "row_dot", "store_total"]
 
-_IN_FLIGHT = 2  # superblocks whose products are interleaved
+_NEAR_BYTES = 1024  # the same, into the first cache
 
 
 def integer(value: int) -> Any:
@@ -82,7 +84,8 @@ def _superblocks(
         if ahead is not None:
             base = emit.builder.add(weights, ahead)
             for line in range(0, walk.weight_bytes, 64):
-                emit.prefetch(emit.offset(base, line))
+                emit.prefetch(emit.offset(base, line), 2)
+                emit.prefetch(emit.offset(weights, _NEAR_BYTES + line))
     registers = [
         walk.decode(emit, weights, scale)
         for (weights, _, _), scale in zip(places, scales, strict=True)
@@ -111,7 +114,7 @@ def row_dot(walk: Walk) -> Any:
 
     It takes int64 arguments: the addresses of weights and scales, the numbers of columns and
     of scales in the row, the address of the activations and of the float32 output, 1 to round
-    the sum to BF16, and how many bytes ahead of the weights to prefetch.  Any alignment.
+    the sum to BF16, and how many bytes ahead of the weights to ask for.  Any alignment.
     """
     walk = walk.for_rows
 
@@ -131,15 +134,15 @@ def row_dot(walk: Walk) -> Any:
                 emit.at(inputs, index, walk.lane_bytes),
             )
 
-        n_groups = builder.udiv(n_full, integer(_IN_FLIGHT))
+        n_groups = builder.udiv(n_full, integer(walk.in_flight))
 
         def several(group: Any) -> None:
-            first = builder.mul(group, integer(_IN_FLIGHT))
-            places = [place(builder.add(first, integer(i))) for i in range(_IN_FLIGHT)]
+            first = builder.mul(group, integer(walk.in_flight))
+            places = [place(builder.add(first, integer(i))) for i in range(walk.in_flight)]
             _superblocks(emit, walk, places, slots, ahead)
 
         emit.loop(n_groups, several)
-        done = builder.mul(n_groups, integer(_IN_FLIGHT))
+        done = builder.mul(n_groups, integer(walk.in_flight))
         padding = Padding(emit, walk)
         has_rest = builder.icmp_unsigned("!=", rest, integer(0))
         emit.when(has_rest, lambda: padding.fill(weights, scales, n_full, rest, n_scales))

@@ -60,6 +60,9 @@ class Walk:
         What the scales are multiplied with because decoded weights are off by it.
     n_accumulators
         Accumulators of 16 lanes for each output.
+    in_flight
+        Superblocks whose products row_dot.py interleaves, because only the last addition of each
+        depends on the one before; by measurement, decides no byte.
     kind
         LLVM type of a register of decoded weights.
     """
@@ -75,6 +78,7 @@ class Walk:
     scale_bytes = 4
     scale_factor = 1.0
     n_accumulators = 1
+    in_flight = 1
     kind: Any = F32X16
 
     @property

@@ -47,6 +47,7 @@ class _Fp8Bf16(_Fp8):
     lane_bytes = 512
     n_registers = 8
     n_steps = 8
+    in_flight = 2
     kind = vector(I16, 32)
 
     def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:

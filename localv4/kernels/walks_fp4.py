@@ -189,6 +189,7 @@ class _Fp4MaddubsHalves(_Fp4Maddubs):
 
     name = "fp4_maddubs_256"
     wide = False
+    in_flight = 2
 
     def _pairs(self, emit: Emitter, weight: Any, value: Any) -> Any:
         parts = zip(emit.halves(weight), emit.halves(value), strict=True)
