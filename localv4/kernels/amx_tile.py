@@ -1,44 +1,50 @@
-"""Thirty-two rows of weights times blocks of sixteen tokens in the CPU's matrix unit (AMX).
+"""Rows of weights times blocks of sixteen tokens in the CPU's matrix unit (AMX).
 
-The rows are decoded once into tiles of 16 rows by 32 columns, which wait in a scratch on the
-stack.  A tile of weights times a tile of activations adds 32 products to each of 16 x 16 sums:
-those of the even places in one chain of fused multiply-adds, those of the odd places in another,
-and then both.  So the bytes are those of row_dot.py (walks.py describes the order):
+A tile of weights (16 rows by 32 columns, as BF16) times a tile of activations adds 32 products to
+each of 16 x 16 sums: those of the even places in one chain of fused multiply-adds, those of the odd
+places in another, and then both.  So the bytes are those of row_dot.py (walks.py describes the
+order):
 
 * FP8 and BF16: the even and the odd places are the products of two neighbouring lanes.
 * FP4: the products of a lane's scale block are whole numbers.  Activations come as two halves, one
   with the numbers below 2**15 and one with the others, zeros in the places between: the sums of
   each are exact, and adding the second to the first rounds once.
 
-Two tiles of weights meet two of activations at a time, so that each is loaded once for two
-products.  Activations lie as packing.py puts them.
+A part of a superblock (a few groups of 32 columns) is decoded at a time, and the sums of these
+groups run through all superblocks before the next part's turn, so that decoded weights and sums
+stay in the first cache.  A *step* multiplies one group's tiles with one block of tokens.  While the
+matrix unit is at it, the products of the step before are scaled and added, and a share of the next
+part is decoded.  Activations lie as packing.py puts them.
 
 Knows nothing of a row's place in a matrix, of threads or of activation rounding.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from localv4.kernels._jit import intrinsic
 from localv4.kernels.row_dot import integer
 from localv4.kernels.simd import F32, F32X16, I8, I32, I64, Emitter, vector
 from localv4.kernels.walk import Walk
 
-__all__ = ["BLOCK_TOKENS", "UNIT_ROWS", "amx_tile", "group_bytes", "groups"]
+__all__ = ["BLOCK_TOKENS", "UNIT_ROWS", "UNIT_TOKENS", "amx_tile", "group_bytes", "groups"]
 
 BLOCK_TOKENS = 16
 UNIT_ROWS = 32
+UNIT_TOKENS = 64
+"""Activations of more would not stay in the second cache."""
 
 _VOID = ir.VoidType()
 _TILE = 16 * 64
 _TILES = UNIT_ROWS // 16
+_GROUP = _TILES * _TILE  # bytes of a group's decoded weights, or of its sums
+_BLOCKS = UNIT_TOKENS // BLOCK_TOKENS
 _ROW_SCALES = 16  # of an FP4 superblock, one for each group
-_GAP = 192  # between groups, so that a row's do not meet in the same set of a cache
-_WEIGHTS, _TOKENS = (4, 5), (6, 7)  # tiles; 0 to 3 are sums
+_WEIGHTS, _TOKENS = (4, 5), (6, 7)  # tiles; 0 to 3 are sums of one step and of the next
 
 
 def groups(walk: Walk) -> int:
@@ -69,19 +75,27 @@ class _Amx:
             self.outputs,
             self.output_stride,
             self.rounds,
+            self.ahead,
         ) = args
         self.groups, self.group_bytes = groups(walk), group_bytes(walk)
+        self.at_once = self.groups // walk.n_parts  # groups of a part
         self.halves = walk.layout == "halves"
         per_block = integer(walk.n_columns)
         self.n_full = self.builder.udiv(self.n_columns, per_block)
         self.rest = self.builder.urem(self.n_columns, per_block)
         self.has_rest = self.builder.icmp_unsigned("!=", self.rest, integer(0))
         self.n_superblocks = self.builder.add(self.n_full, self.builder.zext(self.has_rest, I64))
-        self.decoded = self._scratch(self.groups * (_TILES * _TILE + _GAP))
+        self.n_blocks = self._up(self.n_tokens, BLOCK_TOKENS)
+        self.rows = emit.memory(8 * UNIT_ROWS, 64)
+        self.decoded = emit.memory(2 * self.at_once * _GROUP, 64)
+        self.kept = emit.memory(max(walk.weight_bytes, 64), 64)
         self.factor_bytes = 64 * _TILES if self.halves else 4
         self.factors = self._scratch(self.groups * self.factor_bytes)
-        self.products = emit.memory(2 * 4 * _TILE, 64)
-        self.sums = emit.memory(2 * self.groups * _TILES * _TILE, 64)
+        self.products = emit.memory(_GROUP, 64)
+        self.zeros = emit.memory(_GROUP, 64)
+        # one group more takes what the first step finds of a step before it
+        self.sums = emit.memory((_BLOCKS * self.groups + 1) * _GROUP, 64)
+        self.pending = [cgutils.alloca_once(self.builder, I64) for _ in range(4)]
         self.turned = emit.memory(_TILE, 64)
 
     def _scratch(self, n_bytes: int) -> Any:
@@ -89,6 +103,9 @@ class _Amx:
         size = self.builder.add(self.builder.mul(self.n_superblocks, integer(n_bytes)), integer(64))
         memory = self.builder.ptrtoint(self.builder.alloca(I8, size=size), I64)
         return self.builder.and_(self.builder.add(memory, integer(63)), integer(-64))
+
+    def _up(self, value: Any, size: int) -> Any:
+        return self.builder.udiv(self.builder.add(value, integer(size - 1)), integer(size))
 
     def _tile(self, name: str, *arguments: Any) -> None:
         numbers = [ir.Constant(I8, a) if isinstance(a, int) else a for a in arguments]
@@ -104,15 +121,16 @@ class _Amx:
         """Emit the whole unit."""
         emit, builder = self.emit, self.builder
         self._configure()
-        self._decode()
-        n_blocks = builder.udiv(
-            builder.add(self.n_tokens, integer(BLOCK_TOKENS - 1)), integer(BLOCK_TOKENS)
-        )
-        pairs = builder.udiv(n_blocks, integer(2))
-        emit.loop(pairs, lambda pair: self._blocks(builder.mul(pair, integer(2)), 2))
-        odd = builder.trunc(builder.and_(n_blocks, integer(1)), ir.IntType(1))
-        with builder.if_then(odd):
-            self._blocks(builder.sub(n_blocks, integer(1)), 1)
+        emit.loop(integer(UNIT_ROWS), self._find_row)
+        self._gather_factors()
+        emit.clear(self.zeros, _GROUP)
+        nowhere = emit.offset(self.sums, _BLOCKS * self.groups * _GROUP)
+        self._wait(nowhere, self.zeros, self.factors, self.inputs)
+        self._decode(integer(0), 0, UNIT_ROWS)
+        n_steps = builder.mul(self.n_superblocks, integer(self.walk.n_parts))
+        emit.loop(n_steps, lambda step: self._part(step, n_steps))
+        self._finish()
+        emit.loop(self.n_blocks, self._store_block)
         self.emit.call("llvm.x86.tilerelease", _VOID)
 
     def _configure(self) -> None:
@@ -122,56 +140,71 @@ class _Amx:
         self.emit.store(memory, self.emit.constant(I8, values), 64)
         self._tile("ldtilecfg", self._pointer(memory))
 
+    def _find_row(self, row: Any) -> None:
+        """Note where a row begins."""
+        place = self.builder.mul(self._row(row), self.weight_stride)
+        self.emit.store(self.emit.at(self.rows, row, 8), self.builder.add(self.weights, place))
+
     def _row(self, row: Any) -> Any:
         """Return the number of a row; those that are not there are the last one again."""
         last = self.builder.sub(self.n_rows, integer(1))
         there = self.builder.icmp_unsigned("<", row, last)
         return self.builder.select(there, row, last)
 
-    def _tiles(self, group: Any, superblock: Any) -> Any:
-        """Return the address of decoded weights."""
-        tiles = self.emit.at(self.decoded, self._place(group, superblock), _TILES * _TILE)
-        return self.emit.at(tiles, group, _GAP)
-
     def _place(self, group: Any, superblock: Any) -> Any:
         """Return the number of a group's superblock: they lie together, as they are walked."""
         return self.builder.add(self.builder.mul(group, self.n_superblocks), superblock)
 
-    def _decode(self) -> None:
-        """Decode all rows and gather their scales."""
+    def _weights(self, parity: Any, group: int) -> Any:
+        """Return the address of a group's decoded weights."""
+        return self.emit.offset(
+            self.emit.at(self.decoded, parity, self.at_once * _GROUP), group * _GROUP
+        )
+
+    def _decode(self, index: Any, first: int, count: int) -> None:
+        """Decode a part, given by its place in the walk, of some rows."""
         emit, builder, walk = self.emit, self.builder, self.walk
-        kept = emit.memory(max(walk.weight_bytes, 64), 64)
+        part, superblock, parity = self._split(index)
+        part_bytes = walk.weight_bytes // walk.n_parts
+        full = builder.icmp_unsigned("<", superblock, self.n_full)
+        start = emit.at(emit.at(integer(0), superblock, walk.weight_bytes), part, part_bytes)
+        kept = emit.at(self.kept, part, part_bytes)
+        ahead = emit.at(self.ahead, index, UNIT_ROWS * part_bytes)
 
-        def one(row: Any) -> None:
-            stored = builder.mul(self._row(row), self.weight_stride)
-            weights = builder.add(self.weights, stored)
-            self._keep_rest(weights, kept, walk.weight_bytes, self.rest)
+        def one(number: Any) -> None:
+            row = builder.add(number, integer(first))
+            weights = emit.load(emit.at(self.rows, row, 8), I64)
+            emit.when(builder.not_(full), lambda: self._keep_rest(weights))
+            here = builder.select(full, builder.add(weights, start), kept)
+            for line in range(0, part_bytes, 64):
+                emit.prefetch(emit.offset(emit.at(ahead, row, part_bytes), line), 2)
+            for group, register in enumerate(walk.tiles(emit, here)):
+                emit.store(emit.at(self._weights(parity, group), row, 64), register, 64)
 
-            def superblock(index: Any) -> None:
-                full = builder.icmp_unsigned("<", index, self.n_full)
-                here = builder.select(full, emit.at(weights, index, walk.weight_bytes), kept)
-                for group, part in enumerate(walk.tiles(emit, here)):
-                    emit.store(emit.at(self._tiles(integer(group), index), row, 64), part, 64)
+        emit.loop(integer(count), one)
 
-            emit.loop(self.n_superblocks, superblock)
+    def _split(self, index: Any) -> tuple[Any, Any, Any]:
+        """Return the part and the superblock at a place in the walk, and which room is theirs."""
+        builder = self.builder
+        part = builder.udiv(index, self.n_superblocks)
+        superblock = builder.sub(index, builder.mul(part, self.n_superblocks))
+        return part, superblock, builder.and_(index, integer(1))
 
-        emit.loop(integer(UNIT_ROWS), one)
-        if walk.n_scales and walk.scale_bytes == 4:
-            self._shared_factors()
-        elif walk.n_scales:
-            for tile in range(_TILES):
-                emit.loop(self.n_superblocks, partial(self._factors, tile))
-
-    def _keep_rest(self, source: Any, target: Any, size: int, rest: Any) -> None:
+    def _keep_rest(self, weights: Any) -> None:
         """Copy what is no whole superblock of a row, with zeros behind."""
-        emit, builder = self.emit, self.builder
+        emit, builder, size = self.emit, self.builder, self.walk.weight_bytes
+        bits = builder.mul(self.rest, integer(size))
+        n_bytes = builder.udiv(bits, integer(self.walk.n_columns))
+        emit.clear(self.kept, max(size, 64))
+        emit.copy_bytes(self.kept, emit.at(weights, self.n_full, size), n_bytes)
 
-        def copy() -> None:
-            n_bytes = builder.udiv(builder.mul(rest, integer(size)), integer(self.walk.n_columns))
-            emit.clear(target, max(size, 64))
-            emit.copy_bytes(target, emit.at(source, self.n_full, size), n_bytes)
-
-        emit.when(self.has_rest, copy)
+    def _gather_factors(self) -> None:
+        """Gather the scales of all rows."""
+        if self.walk.n_scales and self.walk.scale_bytes == 4:
+            self._shared_factors()
+        elif self.walk.n_scales:
+            for tile in range(_TILES):
+                self.emit.loop(self.n_superblocks, partial(self._factors, tile))
 
     def _shared_factors(self) -> None:
         """Note the scale of every group, one for all rows."""
@@ -229,130 +262,95 @@ class _Amx:
             target = emit.at(self.factors, self._place(integer(group), index), self.factor_bytes)
             emit.store(emit.offset(target, 64 * tile), bits, 64)
 
-    def _blocks(self, first: Any, count: int) -> None:
-        """Multiply all rows with one or two blocks of tokens and store the sums."""
+    def _part(self, index: Any, n_steps: Any) -> None:
+        """Multiply a part of a superblock with all tokens, and decode the one that comes next."""
         emit, builder = self.emit, self.builder
-        per_block = builder.mul(self.n_superblocks, integer(self.groups * self.group_bytes))
-        inputs = [
-            builder.add(self.inputs, builder.mul(builder.add(first, integer(i)), per_block))
-            for i in range(count)
-        ]
+        part, superblock, parity = self._split(index)
+        after = builder.add(index, integer(1))
+        is_first = builder.icmp_unsigned("==", superblock, integer(0))
+        is_last = builder.icmp_unsigned("==", after, n_steps)
+        size = builder.mul(self.n_superblocks, integer(self.groups * self.group_bytes))
+        share = UNIT_ROWS // self.at_once
 
-        def one(group: Any) -> None:
-            emit.when(builder.icmp_unsigned("==", first, integer(0)), lambda: self._prefetch(group))
-            self._group(group, inputs)
-
-        emit.loop(integer(self.groups), one)
-        for number in range(count):
-            token = builder.mul(builder.add(first, integer(number)), integer(BLOCK_TOKENS))
-            for tile in range(_TILES):
-                self._store(token, tile, number)
-
-    def _prefetch(self, group: Any) -> None:
-        """Ask for a part of the rows that come next, while the unit multiplies these."""
-        emit, builder = self.emit, self.builder
-        size = builder.mul(self.weight_stride, integer(UNIT_ROWS))
-        lines = builder.udiv(size, integer(64 * self.groups))
-        start = builder.add(
-            builder.add(self.weights, size), builder.mul(group, builder.mul(lines, integer(64)))
-        )
-        emit.loop(lines, lambda line: emit.prefetch(emit.at(start, line, 64), 2))
-
-    def _group(self, group: Any, inputs: list[Any]) -> None:
-        """Sum one group over all superblocks."""
-        emit, builder = self.emit, self.builder
-        sums = emit.at(self.sums, group, 2 * _TILES * _TILE)
-        zero = emit.splat_constant(F32, 0.0)
-        emit.loop(integer(2 * _TILES * 16), lambda i: emit.store(emit.at(sums, i, 64), zero, 64))
-
-        def superblock(index: Any) -> None:
-            number = builder.add(index, integer(1))
-            finished = self._finished(sums, group, index, inputs)
-            self._multiply(group, number, inputs, finished)
-
-        self._multiply(group, integer(0), inputs, [])
-        last = builder.sub(self.n_superblocks, integer(1))
-        emit.loop(last, superblock)
-        for finish in self._finished(sums, group, last, inputs):
-            finish()
-
-    def _finished(
-        self, sums: Any, group: Any, superblock: Any, inputs: list[Any]
-    ) -> list[Callable[[], None]]:
-        """Return what is to be done with a superblock's products."""
-        emit, builder = self.emit, self.builder
-        place = self._place(group, superblock)
-        factors = emit.at(self.factors, place, self.factor_bytes)
-        odd = builder.and_(superblock, integer(1))
-        products = emit.at(self.products, odd, 4 * _TILE)
-
-        def finish(number: int, tile: int) -> None:
-            tokens = emit.at(inputs[number], place, self.group_bytes)
-            total = _TILE * (_TILES * number + tile)
-            self._accumulate(
-                emit.offset(sums, total), emit.offset(products, total), factors, tokens, tile
+        def block(number: Any) -> None:
+            inputs = builder.add(self.inputs, builder.mul(number, size))
+            decodes = builder.and_(
+                builder.icmp_unsigned("==", number, integer(0)), builder.not_(is_last)
             )
 
-        return [
-            partial(finish, number, tile) for number in range(len(inputs)) for tile in range(_TILES)
-        ]
+            for group in range(self.at_once):
+                here = emit.offset(emit.at(integer(0), part, self.at_once), group)
+                place = self._place(here, superblock)
+                tokens = emit.at(inputs, place, self.group_bytes)
+                self._multiply(self._weights(parity, group), tokens, group % 2)
+                self._finish()
+                with builder.if_then(decodes):
+                    self._decode(after, share * group, share)
+                self._keep_products(group % 2)
+                sums = emit.at(integer(0), number, self.groups)
+                sums = emit.at(self.sums, builder.add(sums, here), _GROUP)
+                before = builder.select(is_first, self.zeros, sums)
+                self._wait(sums, before, emit.at(self.factors, place, self.factor_bytes), tokens)
 
-    def _multiply(
-        self, group: Any, superblock: Any, inputs: list[Any], others: list[Callable[[], None]]
-    ) -> None:
-        """Multiply tiles and write the products to memory; do other things while that takes."""
-        emit, builder = self.emit, self.builder
-        weights = self._tiles(group, superblock)
-        place = self._place(group, superblock)
-        tokens = [emit.at(start, place, self.group_bytes) for start in inputs]
-        odd = builder.and_(superblock, integer(1))
-        products = emit.at(self.products, odd, 4 * _TILE)
-        sums = [(tile, number) for number in range(len(tokens)) for tile in range(_TILES)]
-        waiting = list(others)
-        n_halves = 2 if self.halves else 1
+        emit.loop(self.n_blocks, block)
+
+    def _multiply(self, weights: Any, tokens: Any, parity: int) -> None:
+        """Multiply a group's tiles with a block of tokens."""
+        emit = self.emit
         for tile in range(_TILES):
             self._load_tile(_WEIGHTS[tile], emit.offset(weights, _TILE * tile))
-        for half in range(n_halves):
-            for number, start in enumerate(tokens):
-                self._load_tile(_TOKENS[number], emit.offset(start, _TILE * half))
-            for tile, number in sums:
-                total = _TILES * number + tile
+        for half in range(2 if self.halves else 1):
+            self._load_tile(_TOKENS[half], emit.offset(tokens, _TILE * half))
+            for tile in range(_TILES):
+                total = _TILES * parity + tile
                 if half == 0:
                     self._tile("tilezero", total)
-                self._tile("tdpbf16ps", total, _WEIGHTS[tile], _TOKENS[number])
-            for finish in waiting[: len(others) // n_halves]:
-                finish()
-            waiting = waiting[len(others) // n_halves :]
-        for tile, number in sums:
-            total = _TILES * number + tile
-            where = self._pointer(emit.offset(products, _TILE * total))
+                self._tile("tdpbf16ps", total, _WEIGHTS[tile], _TOKENS[half])
+
+    def _keep_products(self, parity: int) -> None:
+        """Write a step's products to memory."""
+        for tile in range(_TILES):
+            total = _TILES * parity + tile
+            where = self._pointer(self.emit.offset(self.products, _TILE * tile))
             self._tile("tilestored64", total, where, integer(64))
 
-    def _accumulate(self, sums: Any, products: Any, factors: Any, tokens: Any, tile: int) -> None:
-        """Add the products of a tile, scaled, to the sums of its rows."""
-        emit, builder = self.emit, self.builder
-        scale = emit.load(emit.offset(tokens, 2 * _TILE), F32X16, 64) if self.halves else None
-        for row in range(16):
-            place = emit.offset(sums, 64 * row)
-            value = emit.load(emit.offset(products, 64 * row), F32X16, 64)
-            before = emit.load(place, F32X16, 64)
-            if not self.walk.n_scales:
-                emit.store(place, builder.fadd(value, before), 64)
-                continue
-            own = 64 * tile + 4 * row if self.halves else 0
-            factor = emit.splat(emit.load(emit.offset(factors, own), F32, 4))
-            if scale is not None:
-                factor = builder.fmul(factor, scale)
-            emit.store(place, emit.fma(value, factor, before), 64)
+    def _wait(self, *addresses: Any) -> None:
+        """Note of a step its sums and what they were, and its factors and tokens."""
+        for slot, address in zip(self.pending, addresses, strict=True):
+            self.builder.store(address, slot)
 
-    def _store(self, token: Any, tile: int, number: int) -> None:
+    def _finish(self) -> None:
+        """Add the products of the step before, scaled, to its sums."""
+        emit, builder = self.emit, self.builder
+        sums, before, factors, tokens = (builder.load(slot) for slot in self.pending)
+        scale = emit.load(emit.offset(tokens, 2 * _TILE), F32X16, 64) if self.halves else None
+        for row in range(UNIT_ROWS):
+            value = emit.load(emit.offset(self.products, 64 * row), F32X16, 64)
+            total = emit.load(emit.offset(before, 64 * row), F32X16, 64)
+            if self.walk.n_scales:
+                own = 4 * row if self.halves else 0
+                factor = emit.splat(emit.load(emit.offset(factors, own), F32, 4))
+                if scale is not None:
+                    factor = builder.fmul(factor, scale)
+                total = emit.fma(value, factor, total)
+            else:
+                total = builder.fadd(value, total)
+            emit.store(emit.offset(sums, 64 * row), total, 64)
+
+    def _store_block(self, number: Any) -> None:
+        """Store the outputs of a block of tokens."""
+        for tile in range(_TILES):
+            self._store(number, tile)
+
+    def _store(self, number: Any, tile: int) -> None:
         """Add the groups as a tree and write the outputs, a token's rows side by side."""
         emit, builder = self.emit, self.builder
+        block = emit.at(self.sums, number, self.groups * _GROUP)
         rows = []
         for row in range(16):
-            at = _TILE * (_TILES * number + tile) + 64 * row
+            at = _TILE * tile + 64 * row
             sums = [
-                emit.load(emit.offset(self.sums, 2 * _TILES * _TILE * group + at), F32X16, 64)
+                emit.load(emit.offset(block, _GROUP * group + at), F32X16, 64)
                 for group in self._in_lane_order()
             ]
             while len(sums) > 1:
@@ -362,6 +360,7 @@ class _Amx:
             rows.append(builder.select(keep, sums[0], emit.round_to_bf16(sums[0])))
         for row, turned in enumerate(emit.transposed(rows)):
             emit.store(emit.offset(self.turned, 64 * row), turned, 64)
+        token = builder.mul(number, integer(BLOCK_TOKENS))
         left = builder.sub(self.n_tokens, token)
         few = builder.icmp_unsigned("<", left, integer(BLOCK_TOKENS))
         count = builder.select(few, left, integer(BLOCK_TOKENS))
@@ -391,11 +390,12 @@ class _Amx:
 
 
 def amx_tile(walk: Walk) -> Any:
-    """Make the intrinsic that multiplies up to 32 rows with any number of packed tokens.
+    """Make the intrinsic that multiplies up to `UNIT_ROWS` rows with `UNIT_TOKENS` packed tokens.
 
     It takes int64 arguments: the addresses and strides of weights and of scales, the numbers
     of rows, columns and scales in a row, the address of the packed activations, the number of
-    tokens, the address and stride of the float32 outputs, and 1 to round them to BF16.
+    tokens, the address and stride of the float32 outputs, 1 to round them to BF16, and the
+    address of as many weights to ask for meanwhile.
     """
 
     # numba reads the parameters off the function, so they are spelled out
@@ -413,11 +413,12 @@ def amx_tile(walk: Walk) -> Any:
         y: Any,
         ys: Any,
         r: Any,
+        a: Any,
     ) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
             _Amx(Emitter(builder), walk, args).generate()
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 12), code
+        return types.void(*[types.int64] * 13), code
 
     return intrinsic(tile)

@@ -223,7 +223,7 @@ def fp4_to_bytes(emit: Emitter, address: Any, wide: bool, permutes: bool) -> lis
 
 
 def fp4_to_tiles(emit: Emitter, address: Any) -> list[Any]:
-    """256 bytes -> 16 registers of 32 BF16 that are twice the values, one for each scale block.
+    """64 bytes -> 4 registers of 32 BF16 that are twice the values, one for each scale block.
 
     Place 8j+w of a block has its column 4w+j.
     """
@@ -231,7 +231,7 @@ def fp4_to_tiles(emit: Emitter, address: Any) -> list[Any]:
     table = emit.constant(I16, [int(bits) for bits in _FP4_DOUBLED_BITS.view(np.int16)] * 2)
     shifts = emit.constant(I16, [4 * j for j in range(4) for _ in range(8)])
     registers = []
-    for block in range(16):
+    for block in range(4):
         words = emit.load(emit.offset(address, 16 * block), vector(I16, 8))
         words = emit.shuffle(words, words, list(range(8)) * 4)
         # the permutation reads five bits of an index, and the table stands there twice
@@ -342,7 +342,7 @@ def fp8_to_bf16(emit: Emitter, address: Any) -> list[Any]:
 
 
 def fp8_to_tiles(emit: Emitter, address: Any) -> list[Any]:
-    """256 bytes -> 8 registers of 32 BF16, the products of two neighbouring lanes each.
+    """128 bytes -> 4 registers of 32 BF16, the products of two neighbouring lanes each.
 
     The even places are those of the lower lane in their order, the odd ones those of the upper.
     """
@@ -351,19 +351,17 @@ def fp8_to_tiles(emit: Emitter, address: Any) -> list[Any]:
     # of both lanes first
     order = [8 * h + 4 * part + byte for part in (0, 1) for h in (0, 1) for byte in (1, 3, 0, 2)]
     registers = []
-    for q in range(2):
-        left = emit.load(emit.offset(address, 128 * q), words)
-        right = emit.load(emit.offset(address, 128 * q + 64), words)
-        for e in range(2):
-            lanes = [2 * e, 2 * e + 1, 4 + 2 * e, 5 + 2 * e]
-            chosen = emit.shuffle(left, right, [*lanes, *(8 + lane for lane in lanes)])
-            codes = emit.call(
-                "llvm.x86.avx512.pshuf.b.512",
-                kind,
-                emit.builder.bitcast(chosen, kind),
-                emit.constant(I8, order * 4),
-            )
-            registers += e4m3_to_bf16(emit, codes)
+    left, right = emit.load(address, words), emit.load(emit.offset(address, 64), words)
+    for e in range(2):
+        lanes = [2 * e, 2 * e + 1, 4 + 2 * e, 5 + 2 * e]
+        chosen = emit.shuffle(left, right, [*lanes, *(8 + lane for lane in lanes)])
+        codes = emit.call(
+            "llvm.x86.avx512.pshuf.b.512",
+            kind,
+            emit.builder.bitcast(chosen, kind),
+            emit.constant(I8, order * 4),
+        )
+        registers += e4m3_to_bf16(emit, codes)
     return registers
 
 

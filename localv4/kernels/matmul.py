@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels import tiers
-from localv4.kernels.amx_tile import UNIT_ROWS, amx_tile
+from localv4.kernels.amx_tile import BLOCK_TOKENS, UNIT_ROWS, UNIT_TOKENS, amx_tile
 from localv4.kernels.arrays import address
 from localv4.kernels.lanes import Lanes, arrange
 from localv4.kernels.launch import Kernel, Program, Task, kernel
@@ -37,6 +37,8 @@ __all__ = [
 _FEW_TOKENS = 3  # decoding anew for each is as fast as a tile
 _UNITS = 64  # into which a matrix is divided for one token, where a unit stays below
 _UNIT_BYTES = 2**19
+_TILE_UNITS = 16  # the same for the matrix unit, where a unit has fewer blocks of rows than
+_UNIT_BLOCKS = 4  # the next one's weights are asked for while one is multiplied
 _PREFETCH_BYTES = 4096  # ahead of the weights that are being multiplied, into the second cache
 _ARGUMENTS = ", ".join(["i64"] * 18)
 
@@ -205,7 +207,10 @@ def _tiles_kernel(walk: Walk) -> Kernel:
 
 @cache
 def _amx_kernel(walk: Walk) -> Kernel:
-    """Return the kernel for packed tokens: a unit is 32 rows by all tokens."""
+    """Return the kernel for packed tokens: a unit is some blocks of 32 rows by 64 tokens.
+
+    All rows meet the same tokens first, which stay in the second cache.
+    """
     tile = amx_tile(walk)
 
     @kernel(_ARGUMENTS, name=f"amx_{walk.name}")
@@ -226,27 +231,31 @@ def _amx_kernel(walk: Walk) -> Kernel:
         y: int,
         y_stride: int,
         rounds: int,
-        unused: int,
-        unused_too: int,
+        row_units: int,
+        blocks: int,
         unit: int,
     ) -> None:
-        block = first_row // UNIT_ROWS + unit
-        first = max(first_row, block * UNIT_ROWS)
-        last = min(first_row + n_rows, (block + 1) * UNIT_ROWS)
-        tile(
-            weights + first * weight_stride,
-            weight_stride,
-            scales + first // band * scale_stride,
-            scale_stride if band == 1 else 0,
-            last - first,
-            n_columns,
-            n_scales,
-            x,
-            n_tokens,
-            y + 4 * (first - first_row),
-            y_stride,
-            rounds,
-        )
+        token = unit // row_units * UNIT_TOKENS
+        start = (first_row // UNIT_ROWS + unit % row_units * blocks) * UNIT_ROWS
+        end = min(first_row + n_rows, start + blocks * UNIT_ROWS)
+        for at in range(start, end, UNIT_ROWS):
+            first, last = max(first_row, at), min(end, at + UNIT_ROWS)
+            ahead = last if last < end else first
+            tile(
+                weights + first * weight_stride,
+                weight_stride,
+                scales + first // band * scale_stride,
+                scale_stride if band == 1 else 0,
+                last - first,
+                n_columns,
+                n_scales,
+                x + token // BLOCK_TOKENS * x_stride,
+                min(n_tokens - token, UNIT_TOKENS),
+                y + token * y_stride + 4 * (first - first_row),
+                y_stride,
+                rounds,
+                weights + ahead * weight_stride,
+            )
 
     return amx
 
@@ -309,7 +318,10 @@ def multiply(
     memory = x.memory
     if x.blocks is not None:
         function, memory = _amx_kernel(walk), x.blocks
-        units, last = _row_blocks(matrix, UNIT_ROWS), (0, 0)
+        row_blocks, token_units = _row_blocks(matrix, UNIT_ROWS), -(-n_tokens // UNIT_TOKENS)
+        blocks = max(1, min(_UNIT_BLOCKS, row_blocks * token_units // _TILE_UNITS))
+        row_units = -(-row_blocks // blocks)
+        units, last = row_units * token_units, (row_units, blocks)
     elif n_tokens <= _FEW_TOKENS or _in_matrix_unit(walk):
         function = _rows_kernel(walk)
         unit_rows = _rows_in_unit(matrix)

@@ -20,9 +20,9 @@ __all__ = ["FEWEST_HALVES", "record_packing", "room_for_blocks"]
 
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
-FEWEST_HALVES = 10
+FEWEST_HALVES = 7
 """Fewer tokens are multiplied faster by bytes."""
-_FEWEST_PAIRS = 6
+_FEWEST_PAIRS = 3
 
 
 def room_for_blocks(walk: Walk, n_tokens: int, n_bytes: int) -> tuple[int, int] | None:

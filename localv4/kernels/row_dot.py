@@ -1,10 +1,10 @@
 """Rows of weights times a few tokens: weights are decoded in registers, once a token.
 
 Rows lie one after the other, so the weights are one linear stream, which is what hardware
-prefetchers like.  Weights far ahead are asked for into the second cache, which waits for many lines
-of memory at once, and near ones into the first, which waits for few: asked for from there alone, its
-few places are all taken by lines that memory has yet to send.  The order of sums is described in
-walks.py.
+prefetchers like.  Weights far ahead are asked for into the second cache, which waits for many
+lines of memory at once, and near ones into the first, which waits for few: if they were asked for
+into the first alone, lines that memory has yet to send would take all its places.  The order of
+sums is described in walks.py.
 
 Knows nothing of a row's place in a matrix, of threads or of activation rounding.
 Twin: tests/reference/row_dot.py.

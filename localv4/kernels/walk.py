@@ -63,6 +63,8 @@ class Walk:
     in_flight
         Superblocks whose products row_dot.py interleaves, because only the last addition of each
         depends on the one before; by measurement, decides no byte.
+    n_parts
+        Runs of a superblock's stored bytes that `tiles` decodes by themselves.
     kind
         LLVM type of a register of decoded weights.
     """
@@ -79,6 +81,7 @@ class Walk:
     scale_factor = 1.0
     n_accumulators = 1
     in_flight = 1
+    n_parts = 1
     kind: Any = F32X16
 
     @property
@@ -101,7 +104,7 @@ class Walk:
         raise NotImplementedError
 
     def tiles(self, emit: Emitter, address: Any) -> list[Any]:
-        """Return a superblock's weights as rows of the matrix unit's tiles, by groups."""
+        """Return a part's weights as rows of the matrix unit's tiles, by groups."""
         raise NotImplementedError
 
     def scale(self, emit: Emitter, address: Any) -> Any:

@@ -208,6 +208,7 @@ class _Fp4Halves(_Fp4Integers):
     name = "fp4_halves"
     layout = "halves"
     columns = decode.FP4_TILE_COLUMNS
+    n_parts = 4
     lane_bytes = 16 * 2 * 64 + 64
 
     def tiles(self, emit: Emitter, address: Any) -> list[Any]:

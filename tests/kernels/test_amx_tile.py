@@ -21,6 +21,8 @@ pytestmark = [
     pytest.mark.skipif(tiers.active() != "amx", reason="the tier in force has no matrix unit"),
 ]
 
+_SOME_TOKENS = max(10, FEWEST_HALVES)  # enough for the matrix unit, less than a block
+
 in_the_unit = pytest.mark.parametrize(
     ("name", "activations"), [("fp4", "fp8"), ("fp8", "fp8"), ("fp8", "bf16"), ("bf16", "bf16")]
 )
@@ -46,9 +48,24 @@ def test_whole_and_partial_units(name: str, activations: str, n_rows: int, n_tok
     assert_same_bytes(run_product(lanes, matrix), alone)
 
 
+@in_the_unit
+@pytest.mark.parametrize(
+    ("first", "n_rows", "n_tokens"), [(0, 530, 130), (37, 480, 129), (5, 1040, 65)]
+)
+def test_units_of_several_blocks_of_rows_and_of_tokens(
+    name: str, activations: str, first: int, n_rows: int, n_tokens: int
+):
+    """Rows that begin inside a block; tokens that do not fill a unit."""
+    product = random_product(name, first + n_rows, 544, n_tokens, 4, activations)
+    matrix = product.matrix().rows(first, n_rows)
+    few = [arranged(product.x[token : token + 1], name, activations) for token in range(n_tokens)]
+    alone = np.concatenate([run_product(one, matrix) for one in few])
+    assert_same_bytes(run_product(product.lanes(), matrix), alone)
+
+
 @pytest.mark.parametrize("n_taken", [1, 2, 5])
 def test_few_tokens_of_many_stay_in_the_unit(n_taken: int):
-    product = random_product("fp4", 40, 512, FEWEST_HALVES, 2, "fp8")
+    product = random_product("fp4", 40, 512, _SOME_TOKENS, 2, "fp8")
     lanes, matrix = product.lanes(), product.matrix()
     tokens = [7, 0, 3, 3, 8][:n_taken]
     assert_same_bytes(run_product(taken(lanes, tokens), matrix), product.twin()[tokens])
@@ -61,7 +78,7 @@ def test_the_largest_numbers_of_fp4_are_summed_exactly(sign: str):
     signs = {"same": 1.0, "opposite": -1.0, "alternating": (-1.0) ** columns}[sign]
     weights = e2m1.pack(e2m1.encode(np.full((5, 1024), 6.0) * signs))
     scales = np.full((5, 32), 127, np.uint8)
-    sizes = np.resize(np.array([448, 60, 64, 56, 2.0**-9, 0, 1, 52], np.float32), FEWEST_HALVES)
+    sizes = np.resize(np.array([448, 60, 64, 56, 2.0**-9, 0, 1, 52], np.float32), _SOME_TOKENS)
     x: F32 = np.repeat(sizes[:, None], 1024, axis=1)
     x[:, ::128] = 448  # keeps the scale at one
     x[:, 5::7] = np.float32(2.0**-9) * 7
@@ -85,7 +102,7 @@ def test_every_fp8_code_meets_every_fp4_code():
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 @np.errstate(all="ignore")
 def test_a_block_of_activations_without_a_scale_gives_no_number(poison: float):
-    product = random_product("fp4", 7, 1024, FEWEST_HALVES, 3, "fp8")
+    product = random_product("fp4", 7, 1024, _SOME_TOKENS, 3, "fp8")
     product.x[-1, 300] = poison
     ours = product.ours()
     assert np.isnan(ours[-1]).all()
