@@ -1,6 +1,7 @@
 """How fast one layer's index keys are scored and the highest chosen, at Flash's widths.
 
-Measured beside the roof: unsigned times signed bytes in registers, on the same threads, in turns.
+Measured beside the roof: unsigned times signed bytes in registers, on the same threads, in turns of
+a millisecond at least.
 """
 
 import statistics
@@ -11,7 +12,7 @@ import numpy as np
 
 from localv4 import quant
 from localv4.bench.roof import DIGITS, Peak
-from localv4.bench.timing import in_turns, median_ratio
+from localv4.bench.timing import in_turns, lasting, median_ratio
 from localv4.indexer import PARTS, division
 from localv4.kernels.arrays import aligned
 from localv4.kernels.choice import SETS, record_choose
@@ -29,6 +30,7 @@ __all__ = ["IndexSpeed", "measure_index"]
 _HEADS, _WIDTH, _CHOSEN = 64, 128, 512
 _KEY_BYTES = _WIDTH // 2 + _WIDTH // 32
 _TURNS = 9
+_PHASES = 8  # of scores, or of choices, in a program; a step has more
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class IndexSpeed:
 
 
 def _programs(n_keys: int, n_tokens: int, n_threads: int) -> list[Program]:
-    """Return scoring and choosing for one token, or both in one program for more."""
+    """Return `_PHASES` of scores and of choices for one token; one of both for more tokens."""
     rng = np.random.default_rng(n_keys)
     keys = rng.integers(0, 256, (n_keys, _KEY_BYTES), np.uint8)
     keys[:, _WIDTH // 2 :] = rng.integers(124, 128, (n_keys, _WIDTH // 32), np.uint8)
@@ -95,11 +97,11 @@ def _programs(n_keys: int, n_tokens: int, n_threads: int) -> list[Program]:
     _, at_once = division(n_tokens, n_threads)
     rows = 1 if n_tokens == 1 else n_threads * at_once
     scores, highest = np.empty((rows, n_keys), np.float32), np.empty((rows, SETS), np.int32)
-    programs = [Program()]
-    programs[0].phase("indexer")
+    together, scoring, choosing = Program(), Program(), Program()
     if n_tokens > 1:
+        together.phase("indexer")
         record_score_and_choose(
-            programs[0],
+            together,
             queries,
             weights,
             packed,
@@ -114,24 +116,25 @@ def _programs(n_keys: int, n_tokens: int, n_threads: int) -> list[Program]:
             scores,
             highest,
         )
-        return programs
-    record_scores(
-        programs[0],
-        queries,
-        weights,
-        packed,
-        keys,
-        place,
-        True,
-        PARTS * n_threads,
-        scratch,
-        scores,
-        highest,
-    )
-    programs.append(Program())
-    programs[1].phase("indexer")
-    record_choose(programs[1], scores, highest, place, 4, chosen, counts, best)
-    return programs
+        return [together]
+    for _ in range(_PHASES):
+        scoring.phase("indexer")
+        record_scores(
+            scoring,
+            queries,
+            weights,
+            packed,
+            keys,
+            place,
+            True,
+            PARTS * n_threads,
+            scratch,
+            scores,
+            highest,
+        )
+        choosing.phase("indexer")
+        record_choose(choosing, scores, highest, place, 4, chosen, counts, best)
+    return [scoring, choosing]
 
 
 def measure_index(
@@ -155,15 +158,20 @@ def measure_index(
     programs = _programs(n_keys, n_tokens, n_threads)
 
     def run(program: Program) -> Callable[[int], None]:
-        program.run(n_threads)
         return lambda _: program.run(n_threads)
 
-    measured = [*programs] if roof is None else [*programs, roof.program]
-    times = in_turns([run(program) for program in measured], _TURNS, seconds)
+    own = [lasting(run(program)) for program in programs]
+    others = [] if roof is None else [run(roof.program)]
+    measured = in_turns([*(each for each, _ in own), *others], _TURNS, seconds)
+    phases = _PHASES if n_tokens == 1 else 1
+    times = [
+        [time_s / count / phases for time_s in each]
+        for each, (_, count) in zip(measured, own, strict=False)
+    ]
     products = n_tokens * n_keys * _HEADS * _WIDTH
     share = None
     if roof is not None:
-        share = median_ratio(times[-1], times[0]) * products / (roof.n_flop * DIGITS / 2)
+        share = median_ratio(measured[-1], times[0]) * products / (roof.n_flop * DIGITS / 2)
     return IndexSpeed(
         n_keys,
         n_tokens,

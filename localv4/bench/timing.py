@@ -4,7 +4,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-__all__ = ["fast", "in_turns", "median_ratio"]
+__all__ = ["fast", "in_turns", "lasting", "median_ratio"]
+
+_LEAST_S = 1e-3
 
 
 def in_turns(
@@ -33,6 +35,24 @@ def in_turns(
             times.append(time.perf_counter() - started_s)
         turn += 1
     return seconds
+
+
+def lasting(function: Callable[[int], None]) -> tuple[Callable[[int], None], int]:
+    """Return a function that calls another as often as fills a millisecond, and how often that is.
+
+    What takes some microseconds is measured at work, like the long loops that it is compared with,
+    and not while caches, the clock and the matrix unit still are as the loop before left them.
+    """
+    function(0)
+    started_s = time.perf_counter()
+    function(0)
+    count = max(1, round(_LEAST_S / max(time.perf_counter() - started_s, 1e-7)))
+
+    def several(turn: int) -> None:
+        for _ in range(count):
+            function(turn)
+
+    return several, count
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:

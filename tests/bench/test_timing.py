@@ -1,6 +1,8 @@
+import time
+
 import pytest
 
-from localv4.bench.timing import fast, in_turns, median_ratio
+from localv4.bench.timing import fast, in_turns, lasting, median_ratio
 
 
 def test_functions_take_turns():
@@ -14,6 +16,29 @@ def test_functions_take_turns():
 def test_turns_go_on_for_the_time_asked():
     (seconds,) = in_turns([lambda _: None], 1, least_s=0.01)
     assert len(seconds) > 1
+
+
+def test_what_is_short_is_called_again_and_again():
+    calls: list[int] = []
+    several, count = lasting(calls.append)
+    assert count > 1
+    calls.clear()
+    several(7)
+    assert calls == [7] * count
+
+
+def test_what_is_long_is_called_once():
+    calls: list[int] = []
+
+    def long(turn: int) -> None:
+        calls.append(turn)
+        time.sleep(0.003)
+
+    several, count = lasting(long)
+    assert count == 1
+    calls.clear()
+    several(7)
+    assert calls == [7]
 
 
 def test_medians_and_the_fastest_seventh():
