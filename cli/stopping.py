@@ -1,8 +1,9 @@
 """The signals and the time limit that stop an answer before its end.
 
 A handler runs wherever Python happens to be, and an exception that it raises inside a callback
-from C, as the compiler behind the kernels makes them, is printed and dropped. So a stop that is
-due is raised again and again until it arrives.
+from C is printed and dropped. So a stop that is due is raised again and again until it arrives. It
+is not raised inside the compiler behind the kernels, whose callbacks must give what they are asked
+for: without it the process would write to no address.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ __all__ = ["Stopped", "check_timeout", "stoppable"]
 
 _MOST_S = 1e9  # 30 years; the system's timers take ten times as much
 _AGAIN_S = 0.1
+_COMPILER = "llvmlite"
 
 
 class Stopped(BaseException):
@@ -103,8 +105,8 @@ class _Watch:
         self._stop_softly = stop_softly
         self.due: Stopped | None = None
 
-    def stop(self, number: int, _frame: FrameType | None) -> None:
-        """Raise the stop, unless it is on its way up already."""
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """Raise the stop, unless it is on its way up already or has to wait."""
         if self.due is None:
             if number == signal.SIGINT and self._stop_softly():
                 return
@@ -114,7 +116,8 @@ class _Watch:
             signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
         elif _is_handled(self.due):
             return
-        raise self.due
+        if not _is_compiling(frame):
+            raise self.due
 
     def _reason(self, number: int) -> Stopped:
         if number == signal.SIGINT:
@@ -130,3 +133,12 @@ def _is_handled(due: Stopped) -> bool:
     while error is not None and error is not due:
         error = error.__context__
     return error is not None
+
+
+def _is_compiling(frame: FrameType | None) -> bool:
+    """Return whether a frame is the compiler's or was called by it."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == _COMPILER:
+            return True
+        frame = frame.f_back
+    return False

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import types
 from collections.abc import Callable
 
 import pytest
@@ -41,6 +42,31 @@ def test_a_stop_lost_in_a_callback_comes_again(capsys, number, code):
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert sys.unraisablehook is hook
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_waits_while_the_compiler_is_called_back(number):
+    """Where a callback gives nothing, the code that it asked for is at no address."""
+    given: list[int] = []
+
+    def callback() -> None:
+        os.kill(os.getpid(), number)
+        given.append(1)
+
+    compilers = {**globals(), "__name__": "llvmlite.binding.executionengine"}
+    of_compiler = types.FunctionType(callback.__code__, compilers, closure=callback.__closure__)
+
+    def block() -> None:
+        with stoppable():
+            ctypes.CFUNCTYPE(None)(of_compiler)()
+            given.append(2)
+            time.sleep(20)
+
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        block()
+    assert given == [1, 2]
+    assert time.monotonic() - began < 10
 
 
 def test_what_a_lost_stop_breaks_is_reported_as_the_stop():
