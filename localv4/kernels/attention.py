@@ -1,8 +1,8 @@
 """Attention of every head over window and compressed entries, with a sink.
 
 One shared head serves as keys and values.  A query's candidates are the window from oldest to
-newest, then the compressed entries.  They are cut into up to `SEGMENTS` segments, each with a
-running softmax of its own, that are merged in order.  Blocks and segments depend on the number of
+newest, then the compressed entries.  They are cut into up to `SEGMENTS` segments, as few as keep
+many threads busy, each with a running softmax of its own, that are merged in order.  Blocks and segments depend on the number of
 candidates alone, so the same bytes come out whether one unit walks all segments of a query (many
 tokens) or many units walk one each (few tokens, a long context).
 Follows forward.md section 4 steps 2, 5 and 6.
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from localv4.kernels._jit import leaf
 from localv4.kernels.attention_products import LANES
 from localv4.kernels.attention_walk import (
-    block_size,
     carve,
     finish,
     merge,
@@ -38,16 +37,30 @@ RING, COMPRESSED = 0, 2  # arguments that are put anew when the cache's memory m
 SEGMENTS = 16
 """Most segments of a query; they bound what is kept until it is merged."""
 
-_FEW = 64  # candidates of a segment where they are so few that all threads could not have one
+_GRAIN = 32  # candidates: a segment has some times as many
+_FEW, _ENOUGH = 4, 160  # segments, and the candidates of each that they have where there are more
+_UNPACKING, _PRODUCTS = 2, 3  # shares of a segment's time, all heads together
 _MERGED_HEADS = 4  # of a unit that merges
 
 
 @leaf
-def _segments(n_candidates: int, trained: int) -> tuple[int, int]:
+def _segments(n_candidates: int) -> tuple[int, int]:
     """Return how many segments there are, and the candidates of each but the last."""
-    grain = _FEW if n_candidates <= SEGMENTS * _FEW else block_size(trained)
-    size = grain * -(-n_candidates // (grain * SEGMENTS))
+    most = min(max(n_candidates // _ENOUGH, _FEW), SEGMENTS)
+    size = _GRAIN * -(-n_candidates // (_GRAIN * most))
     return -(-n_candidates // size), size
+
+
+@leaf
+def _groups(n_segments: int, n_tiles: int, most: int, threads: int) -> int:
+    """Return into how many groups of heads segments are cut; each unpacks entries for itself."""
+    best, least = 1, np.inf
+    for groups in range(1, most + 1):
+        rounds = -(-n_segments * groups // threads)
+        cost = rounds * (_UNPACKING * n_tiles + _PRODUCTS * -(-n_tiles // groups))
+        if cost < least:
+            best, least = groups, cost
+    return best
 
 
 @leaf
@@ -98,7 +111,7 @@ def _attend(
         prepare(queries[token], eps, tables[token], head_dim, first, trained, scratch[0], own[tile])
     position = place[0] + token
     n_candidates = _n_candidates(position, ring.shape[0], ratio, chosen[token], n_chosen[token])
-    n_segments, size = _segments(n_candidates, trained)
+    n_segments, size = _segments(n_candidates)
     sums = partial[2 * worker, :n_heads]
     for segment in range(n_segments):
         target = partial[2 * worker + min(segment, 1), :n_heads]
@@ -176,12 +189,11 @@ def _attend_segment(
     segment, group = rest // groups, rest % groups
     position = place[0] + token
     n_candidates = _n_candidates(position, ring.shape[0], ratio, chosen[token], n_chosen[token])
-    n_segments, size = _segments(n_candidates, trained)
-    # entries are unpacked for each group anew
-    n_groups = 1 if n_segments >= 2 * threads else groups
+    n_segments, size = _segments(n_candidates)
+    n_tokens, n_tiles = lanes.shape[0], lanes.shape[1]
+    n_groups = _groups(n_segments * n_tokens, n_tiles, groups, threads)
     if segment >= n_segments or group >= n_groups:
         return
-    n_tiles = lanes.shape[1]
     first, end = group * n_tiles // n_groups, (group + 1) * n_tiles // n_groups
     scratch = carve(memory[worker], head_dim, LANES * (end - first), trained)
     walk(
@@ -222,7 +234,7 @@ def _merge_segments(
     token, first = unit // units, unit % units * _MERGED_HEADS
     end = min(first + _MERGED_HEADS, sinks.size)
     n_candidates = _n_candidates(place[0] + token, window, ratio, chosen[token], n_chosen[token])
-    n_segments, _ = _segments(n_candidates, trained)
+    n_segments, _ = _segments(n_candidates)
     sums = partial[token * SEGMENTS, first:end]
     for segment in range(1, n_segments):
         merge(sums, partial[token * SEGMENTS + segment, first:end])

@@ -267,9 +267,9 @@ def test_groups_of_heads_change_no_byte(n_heads: int, trained: bool):
 
 @needs_compiler
 @pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("blocks", [SEGMENTS - 1, SEGMENTS, 2 * SEGMENTS + 1])
+@pytest.mark.parametrize("blocks", [3, 5, SEGMENTS, 2 * SEGMENTS + 1])
 def test_many_segments(blocks: int, trained: bool):
-    """More blocks than segments: some hold several."""
+    """Fewer than `SEGMENTS` and as many; at last all hold several blocks."""
     n_chosen = blocks * block_size(int(trained)) - 20
     case = random_case(4 * n_chosen, n_tokens=2, n_heads=17, n_entries=n_chosen, n_chosen=n_chosen)
     case = case._replace(n_chosen=np.array([n_chosen, n_chosen - 1], np.int32))

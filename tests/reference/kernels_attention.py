@@ -1,5 +1,7 @@
 """Attention of one query, float64: spec/forward.md section 4, plain and in the kernel's order."""
 
+import math
+
 import numpy as np
 
 from tests.reference.forward_numerics import Floats, Numerics
@@ -24,12 +26,12 @@ def attend_in_segments(
 ) -> Floats:
     """Attend as trained: weights rounded to BF16 for the values, and the result.
 
-    Up to ``most_segments`` segments have a running softmax each: of 64 keys where that is enough,
-    else of whole blocks.
+    Segments have a running softmax each: one for 160 keys, but at least 4 and at most
+    ``most_segments``, of as many times 32 keys as that takes.
     """
     num = Numerics("trained")
-    grain = 64 if len(keys) <= 64 * most_segments else block
-    size = grain * -(-len(keys) // (grain * most_segments))
+    n_segments = min(max(4, len(keys) // 160), most_segments)
+    size = 32 * math.ceil(len(keys) / (32 * n_segments))
     result = np.zeros_like(queries)
     for head, query in enumerate(queries):
         top, total, weighted = -np.inf, 0.0, np.zeros(queries.shape[1])
