@@ -1,8 +1,8 @@
 """Matrix times activations for every weight format, in one sum order for every batch size.
 
 `Matrix` describes rows of weights where they lie (a read-only map); `multiply` records the
-product with activations that lanes.py has arranged.  Few tokens are multiplied row by row
-(row_dot.py), many by tiles (row_tile.py).
+product with activations that lanes.py has arranged.  Few tokens are multiplied by two rows at a
+time (row_dot.py), many by tiles (row_tile.py).
 
 Knows nothing of layers.  Follows forward.md section 1 (LQ, LD, LF); the sum order is
 described in walks.py.  Twin: tests/reference/row_dot.py.
@@ -19,8 +19,9 @@ from localv4.kernels.amx_tile import BLOCK_TOKENS, UNIT_ROWS, UNIT_TOKENS, amx_t
 from localv4.kernels.arrays import address
 from localv4.kernels.lanes import Lanes, arrange
 from localv4.kernels.launch import Kernel, Program, Task, kernel
-from localv4.kernels.row_dot import read_i32, row_dot
+from localv4.kernels.row_dot import read_i32, two_rows_dot
 from localv4.kernels.row_tile import TILE_ROWS, TILE_TOKENS, row_tile
+from localv4.kernels.threads import usable_cpus
 from localv4.kernels.walk import Walk
 from localv4.kernels.walks import walk_for, walk_for_many
 
@@ -35,8 +36,9 @@ __all__ = [
 ]
 
 _FEW_TOKENS = 3  # decoding anew for each is as fast as a tile
-_UNITS = 64  # into which a matrix is divided for one token, where a unit stays below
-_UNIT_BYTES = 2**19
+# a matrix is divided into so many for one token: long streams, but some for each thread
+_UNITS = min(4 * usable_cpus(), 64)
+_UNIT_BYTES = 2**19  # most of a unit
 _TILE_UNITS = 16  # the same for the matrix unit, where a unit has fewer blocks of rows than
 _UNIT_BLOCKS = 4  # the next one's weights are asked for while one is multiplied
 _PREFETCH_BYTES = 4096  # ahead of the weights that are being multiplied, into the second cache
@@ -109,8 +111,8 @@ class Matrix:
 
 @cache
 def _rows_kernel(walk: Walk) -> Kernel:
-    """Return the kernel for few tokens: a unit is some rows."""
-    dot = row_dot(walk)
+    """Return the kernel for few tokens: a unit is some rows of the first half and of the other."""
+    dot = two_rows_dot(walk)
 
     @kernel(_ARGUMENTS, name=f"rows_{walk.name}")
     def rows(
@@ -130,22 +132,28 @@ def _rows_kernel(walk: Walk) -> Kernel:
         y: int,
         y_stride: int,
         rounds: int,
-        unit_rows: int,
+        unit_pairs: int,
         ahead: int,
         unit: int,
     ) -> None:
-        first, last = unit * unit_rows, min((unit + 1) * unit_rows, n_rows)
+        n_pairs = (n_rows + 1) // 2
+        first, last = unit * unit_pairs, min((unit + 1) * unit_pairs, n_pairs)
         for index in range(n_tokens):
             token = index if tokens == 0 else read_i32(tokens, index)
             for row in range(first, last):
-                stored = first_row + row
+                # the row in the middle of an odd number is its own other one
+                other = row + n_pairs if row + n_pairs < n_rows else row
+                stored, other_stored = first_row + row, first_row + other
                 dot(
                     weights + stored * weight_stride,
                     scales + stored // band * scale_stride,
+                    weights + other_stored * weight_stride,
+                    scales + other_stored // band * scale_stride,
                     n_columns,
                     n_scales,
                     x + token * x_stride,
                     y + index * y_stride + 4 * row,
+                    y + index * y_stride + 4 * other,
                     rounds,
                     ahead,
                 )
@@ -272,10 +280,11 @@ def _in_matrix_unit(walk: Walk) -> bool:
     return tiers.active() == "amx" and walk.layout in ("bf16", "halves")
 
 
-def _rows_in_unit(matrix: Matrix) -> int:
-    """Return how many rows a thread takes at a time: several units a thread, none too small."""
-    largest = max(1, _UNIT_BYTES // matrix.weights.strides[0])
-    return min(largest, max(1, -(-matrix.n_rows // _UNITS)))
+def _pairs_in_unit(matrix: Matrix) -> int:
+    """Return how many pairs of rows a thread takes at a time: some units a thread, none small."""
+    n_pairs = -(-matrix.n_rows // 2)
+    largest = max(1, _UNIT_BYTES // (2 * matrix.weights.strides[0]))
+    return min(largest, -(-n_pairs // _UNITS))
 
 
 def _row_blocks(matrix: Matrix, size: int) -> int:
@@ -324,8 +333,8 @@ def multiply(
         units, last = row_units * token_units, (row_units, blocks)
     elif n_tokens <= _FEW_TOKENS or _in_matrix_unit(walk):
         function = _rows_kernel(walk)
-        unit_rows = _rows_in_unit(matrix)
-        units, last = -(-matrix.n_rows // unit_rows), (unit_rows, _PREFETCH_BYTES)
+        unit_pairs = _pairs_in_unit(matrix)
+        units, last = -(-matrix.n_rows // (2 * unit_pairs)), (unit_pairs, _PREFETCH_BYTES)
     else:
         function = _tiles_kernel(walk)
         token_blocks = -(-n_tokens // TILE_TOKENS)

@@ -1,15 +1,17 @@
 """Rows of weights times a few tokens: weights are decoded in registers, once a token.
 
-Rows lie one after the other, so the weights are one linear stream, which is what hardware
-prefetchers like.  Weights far ahead are asked for into the second cache, which waits for many
-lines of memory at once, and near ones into the first, which waits for few: if they were asked for
-into the first alone, lines that memory has yet to send would take all its places.  The order of
-sums is described in walks.py.
+Two rows are walked side by side, far apart from each other, and rows follow one another, so a
+thread reads two linear streams: hardware prefetchers follow each of them by itself, and between
+them they keep more of memory's lines on the way than one does.  Weights far ahead are asked for
+into the second cache, which waits for many lines at once, and near ones into the first, which
+waits for few: if they were asked for into the first alone, lines that memory has yet to send would
+take all its places.  The order of sums is described in walks.py.
 
 Knows nothing of a row's place in a matrix, of threads or of activation rounding.
 Twin: tests/reference/row_dot.py.
 """
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -20,7 +22,7 @@ from localv4.kernels._jit import intrinsic
 from localv4.kernels.simd import F32X16, I32, I64, Emitter
 from localv4.kernels.walk import Walk
 
-__all__ = ["Padding", "integer", "read_i32", "row_dot", "store_total"]
+__all__ = ["Padding", "integer", "read_i32", "store_total", "two_rows_dot"]
 
 _NEAR_BYTES = 1024  # the same, into the first cache
 
@@ -109,60 +111,82 @@ def _superblocks(
             emit.builder.store(value, slot)
 
 
-def row_dot(walk: Walk) -> Any:
-    """Make the intrinsic that multiplies one row with one token.
+class _Row:
+    """One of the rows that are walked side by side, and its sums so far."""
 
-    It takes int64 arguments: the addresses of weights and scales, the numbers of columns and
-    of scales in the row, the address of the activations and of the float32 output, 1 to round
-    the sum to BF16, and how many bytes ahead of the weights to ask for.  Any alignment.
+    def __init__(self, emit: Emitter, walk: Walk, weights: Any, scales: Any, output: Any) -> None:
+        self.emit, self.walk = emit, walk
+        self.weights, self.scales, self.output = weights, scales, output
+        self.slots = [cgutils.alloca_once(emit.builder, F32X16) for _ in range(walk.n_accumulators)]
+        for slot in self.slots:
+            emit.builder.store(emit.splat_constant(F32X16.element, 0.0), slot)
+
+    def place(self, inputs: Any, index: Any) -> tuple[Any, Any, Any]:
+        """Return where a superblock's weights, scales and activations are."""
+        emit, walk = self.emit, self.walk
+        return (
+            emit.at(self.weights, index, walk.weight_bytes),
+            emit.at(self.scales, index, walk.n_scales * walk.scale_bytes),
+            emit.at(inputs, index, walk.lane_bytes),
+        )
+
+
+def two_rows_dot(walk: Walk) -> Any:
+    """Make the intrinsic that multiplies two rows with one token.
+
+    It takes int64 arguments: the addresses of weights and scales of one row and of the other, the
+    numbers of columns and of scales in a row, the address of the activations and those of both
+    float32 outputs, 1 to round the sums to BF16, and how many bytes ahead of the weights to ask
+    for.  Any alignment; both rows may be the same.
     """
     walk = walk.for_rows
 
     def generate(emit: Emitter, args: list[Any]) -> None:
-        weights, scales, n_columns, n_scales, inputs, output, rounds, ahead = args
+        n_columns, n_scales, inputs, first_output, other_output, rounds, ahead = args[4:]
         builder = emit.builder
-        slots = [cgutils.alloca_once(builder, F32X16) for _ in range(walk.n_accumulators)]
-        for slot in slots:
-            builder.store(emit.splat_constant(F32X16.element, 0.0), slot)
+        rows = [
+            _Row(emit, walk, *args[:2], first_output),
+            _Row(emit, walk, *args[2:4], other_output),
+        ]
         n_full = builder.udiv(n_columns, integer(walk.n_columns))
         rest = builder.urem(n_columns, integer(walk.n_columns))
-
-        def place(index: Any) -> tuple[Any, Any, Any]:
-            return (
-                emit.at(weights, index, walk.weight_bytes),
-                emit.at(scales, index, walk.n_scales * walk.scale_bytes),
-                emit.at(inputs, index, walk.lane_bytes),
-            )
-
         n_groups = builder.udiv(n_full, integer(walk.in_flight))
 
         def several(group: Any) -> None:
             first = builder.mul(group, integer(walk.in_flight))
-            places = [place(builder.add(first, integer(i))) for i in range(walk.in_flight)]
-            _superblocks(emit, walk, places, slots, ahead)
+            for row in rows:
+                indices = [builder.add(first, integer(i)) for i in range(walk.in_flight)]
+                places = [row.place(inputs, index) for index in indices]
+                _superblocks(emit, walk, places, row.slots, ahead)
 
         emit.loop(n_groups, several)
         done = builder.mul(n_groups, integer(walk.in_flight))
-        padding = Padding(emit, walk)
         has_rest = builder.icmp_unsigned("!=", rest, integer(0))
-        emit.when(has_rest, lambda: padding.fill(weights, scales, n_full, rest, n_scales))
+        n_left = builder.add(builder.sub(n_full, done), builder.zext(has_rest, I64))
+        padding = Padding(emit, walk)
 
-        def one(offset: Any) -> None:
+        def one(row: _Row, offset: Any) -> None:
             index = builder.add(done, offset)
             full = builder.icmp_unsigned("<", index, n_full)
-            w, s, x = place(index)
+            w, s, x = row.place(inputs, index)
             w, s = builder.select(full, w, padding.weights), builder.select(full, s, padding.scales)
-            _superblocks(emit, walk, [(w, s, x)], slots, None)
+            _superblocks(emit, walk, [(w, s, x)], row.slots, None)
 
-        emit.loop(builder.add(builder.sub(n_full, done), builder.zext(has_rest, I64)), one)
-        store_total(emit, walk, [builder.load(slot) for slot in slots], output, rounds)
+        for row in rows:
+            fill = partial(padding.fill, row.weights, row.scales, n_full, rest, n_scales)
+            emit.when(has_rest, fill)
+            emit.loop(n_left, partial(one, row))
+            store_total(emit, walk, [builder.load(slot) for slot in row.slots], row.output, rounds)
 
     # numba reads the parameters off the function, so they are spelled out
-    def dot(typing: Any, w: Any, s: Any, k: Any, n: Any, x: Any, y: Any, r: Any, ahead: Any) -> Any:
+    def dot(
+        typing: Any, w1: Any, s1: Any, w2: Any, s2: Any, k: Any, n: Any, x: Any, y1: Any, y2: Any,
+        r: Any, ahead: Any,
+    ) -> Any:  # fmt: skip
         def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
             generate(Emitter(builder), args)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 8), code
+        return types.void(*[types.int64] * 11), code
 
     return intrinsic(dot)
