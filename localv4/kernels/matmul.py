@@ -37,7 +37,7 @@ __all__ = [
 
 _FEW_TOKENS = 3  # decoding anew for each is as fast as a tile
 # a matrix is divided into so many for one token: long streams, but some for each thread
-_UNITS = min(4 * usable_cpus(), 64)
+_UNITS = min(4 * usable_cpus(), 16)
 _UNIT_BYTES = 2**19  # most of a unit
 _TILE_UNITS = 16  # the same for the matrix unit, where a unit has fewer blocks of rows than
 _UNIT_BLOCKS = 4  # the next one's weights are asked for while one is multiplied
