@@ -2,9 +2,9 @@
 
 One shared head serves as keys and values.  A query's candidates are the window from oldest to
 newest, then the compressed entries.  They are cut into up to `SEGMENTS` segments, as few as keep
-many threads busy, each with a running softmax of its own, that are merged in order.  Blocks and segments depend on the number of
-candidates alone, so the same bytes come out whether one unit walks all segments of a query (many
-tokens) or many units walk one each (few tokens, a long context).
+many threads busy, each with a running softmax of its own, that are merged in order.  Blocks and
+segments depend on the number of candidates alone, so the same bytes come out whether one unit walks
+all segments of a query (many tokens) or many units walk one each (few tokens, a long context).
 Follows forward.md section 4 steps 2, 5 and 6.
 """
 

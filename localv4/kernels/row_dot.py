@@ -142,12 +142,9 @@ def two_rows_dot(walk: Walk) -> Any:
     walk = walk.for_rows
 
     def generate(emit: Emitter, args: list[Any]) -> None:
-        n_columns, n_scales, inputs, first_output, other_output, rounds, ahead = args[4:]
+        w1, s1, w2, s2, n_columns, n_scales, inputs, y1, y2, rounds, ahead = args
         builder = emit.builder
-        rows = [
-            _Row(emit, walk, *args[:2], first_output),
-            _Row(emit, walk, *args[2:4], other_output),
-        ]
+        rows = [_Row(emit, walk, w1, s1, y1), _Row(emit, walk, w2, s2, y2)]
         n_full = builder.udiv(n_columns, integer(walk.n_columns))
         rest = builder.urem(n_columns, integer(walk.n_columns))
         n_groups = builder.udiv(n_full, integer(walk.in_flight))
