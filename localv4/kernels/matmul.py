@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 _FEW_TOKENS = 3  # decoding anew for each is as fast as a tile
-# a matrix is divided into so many for one token, and large ones into more: long streams, but a few
-# units for each thread
-_UNITS = min(2 * usable_cpus(), 16)
+# a matrix is divided into so many for one token, and large ones into more: long streams, but no
+# thread without a unit
+_UNITS = max(min(2 * usable_cpus(), 16), usable_cpus())
 _UNIT_BYTES = 2**20 if _UNITS <= 8 else 2**19
 _TILE_UNITS = 16  # the same for the matrix unit, where a unit has fewer blocks of rows than
 _UNIT_BLOCKS = 4  # the next one's weights are asked for while one is multiplied

@@ -267,7 +267,7 @@ def test_groups_of_heads_change_no_byte(n_heads: int, trained: bool):
 
 @needs_compiler
 @pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("blocks", [3, 5, SEGMENTS, 2 * SEGMENTS + 1])
+@pytest.mark.parametrize("blocks", [3, 5, SEGMENTS - 1, SEGMENTS, 2 * SEGMENTS + 1])
 def test_many_segments(blocks: int, trained: bool):
     """Fewer than `SEGMENTS` and as many; at last all hold several blocks."""
     n_chosen = blocks * block_size(int(trained)) - 20

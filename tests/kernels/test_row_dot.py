@@ -1,7 +1,8 @@
 """Every weight format times tokens, against the sum order written out lane by lane: equal bytes.
 
-One to three tokens are multiplied row by row, more by tiles, and six and more by the matrix unit
-where there is one. The walks of lower tiers are the business of test_walks.py.
+One to three tokens are multiplied by two rows at a time, more by tiles, and where there is a
+matrix unit it takes them from a few tokens on. The walks of lower tiers are the business of
+test_walks.py.
 """
 
 import subprocess
