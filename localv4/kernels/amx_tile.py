@@ -6,19 +6,23 @@ places in another, and then both.  So the bytes are those of row_dot.py (walks.p
 order):
 
 * FP8 and BF16: the even and the odd places are the products of two neighbouring lanes.
-* FP4: the products of a lane's scale block are whole numbers.  Activations come as two halves, one
-  with the numbers below 2**15 and one with the others, zeros in the places between: the sums of
-  each are exact, and adding the second to the first rounds once.
+* FP4: the products of a lane's scale block are whole numbers.  Activations come as two parts, the
+  upper and the lower digits of each, whose sums are exact.
 
-A part of a superblock (a few groups of 32 columns) is decoded at a time, and the sums of these
-groups run through all superblocks before the next part's turn, so that decoded weights and sums
-stay in the first cache.  A *step* multiplies one group's tiles with one block of tokens.  While the
-matrix unit is at it, the products of the step before are scaled and added, and a share of the next
-part is decoded.  Activations lie as packing.py puts them.
+Weights that are multiplied with their scales when they are decoded (amx_rows.py) are summed inside
+the unit: *folded*.  Where scales or activations are unusual, and for BF16, each product is scaled
+and added by itself.
+
+A part of some superblocks (a few groups of 32 columns, some superblocks of each) is decoded at a
+time and then multiplied with all tokens, one group after the other.  So decoded weights stay in the
+first cache; what would not is slow to write.  Meanwhile the weights that come next are asked for, a
+few lines with each product, since a core has few places for lines on their way, and in several
+streams, since hardware follows each by itself.  Activations lie as packing.py puts them.
 
 Knows nothing of a row's place in a matrix, of threads or of activation rounding.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,34 +31,50 @@ from numba import types
 from numba.core import cgutils
 
 from localv4.kernels._jit import intrinsic
+from localv4.kernels.amx_rows import GROUP_COLUMNS, TILE_BYTES, TILE_ROWS, UNIT_ROWS, Rows
 from localv4.kernels.row_dot import integer
-from localv4.kernels.simd import F32, F32X16, I8, I32, I64, Emitter, vector
+from localv4.kernels.simd import F32, F32X16, I8, I32, Emitter
 from localv4.kernels.walk import Walk
 
-__all__ = ["BLOCK_TOKENS", "UNIT_ROWS", "UNIT_TOKENS", "amx_tile", "group_bytes", "groups"]
+__all__ = [
+    "BLOCK_TAIL",
+    "BLOCK_TOKENS",
+    "LARGEST_SCALE",
+    "UNIT_ROWS",
+    "UNIT_TOKENS",
+    "amx_tile",
+    "group_bytes",
+    "groups",
+]
 
 BLOCK_TOKENS = 16
-UNIT_ROWS = 32
+BLOCK_TAIL = 64
+"""Bytes behind a block: its first word is not zero if one of the activations is unusual."""
+LARGEST_SCALE = 2.0**22
+"""FP4's activations are multiplied with their scales, or with this where those are larger."""
 UNIT_TOKENS = 64
 """Activations of more would not stay in the second cache."""
 
 _VOID = ir.VoidType()
-_TILE = 16 * 64
-_TILES = UNIT_ROWS // 16
-_GROUP = _TILES * _TILE  # bytes of a group's decoded weights, or of its sums
+_TILES = UNIT_ROWS // TILE_ROWS
+_GROUP = _TILES * TILE_BYTES  # bytes of a group's sums
 _BLOCKS = UNIT_TOKENS // BLOCK_TOKENS
-_ROW_SCALES = 16  # of an FP4 superblock, one for each group
-_WEIGHTS, _TOKENS = (4, 5), (6, 7)  # tiles; 0 to 3 are sums of one step and of the next
+# Superblocks of a part that are decoded at a time: for few tokens, whose sums are soon back in
+# registers, so many that they stay in the first cache; for more tokens the sums' ways count.
+_SHORT_RUN, _LONG_RUN = 2, 8
+_MANY_BLOCKS = 3
+_STREAMS = 4  # in which weights are asked for
+_WEIGHTS, _TOKENS = (4, 5), (6, 7)  # tiles; 0 to 3 are sums
 
 
 def groups(walk: Walk) -> int:
     """Return into how many blocks of 32 columns a superblock is divided."""
-    return walk.n_columns // 32
+    return walk.n_columns // GROUP_COLUMNS
 
 
 def group_bytes(walk: Walk) -> int:
     """Return the bytes of a block of tokens in a group: tiles, and FP4's scales."""
-    return 2 * _TILE + 64 if walk.layout == "halves" else _TILE
+    return 2 * TILE_BYTES + 64 if walk.layout == "halves" else TILE_BYTES
 
 
 class _Amx:
@@ -62,50 +82,44 @@ class _Amx:
 
     def __init__(self, emit: Emitter, walk: Walk, args: list[Any]) -> None:
         self.emit, self.walk, self.builder = emit, walk, emit.builder
+        weights, weight_stride, scales, scale_stride, n_rows, n_columns, n_scales = args[:7]
         (
-            self.weights,
-            self.weight_stride,
-            self.scales,
-            self.scale_stride,
-            self.n_rows,
-            self.n_columns,
-            self.n_scales,
             self.inputs,
             self.n_tokens,
             self.outputs,
             self.output_stride,
             self.rounds,
             self.ahead,
-        ) = args
+        ) = args[7:]
+        self.n_rows = n_rows
+        self.stored = Rows(
+            emit,
+            walk,
+            (weights, weight_stride),
+            (scales, scale_stride),
+            n_rows,
+            n_columns,
+            n_scales,
+        )
+        self.n_superblocks = self.stored.n_superblocks
         self.groups, self.group_bytes = groups(walk), group_bytes(walk)
         self.at_once = self.groups // walk.n_parts  # groups of a part
-        self.halves = walk.layout == "halves"
-        per_block = integer(walk.n_columns)
-        self.n_full = self.builder.udiv(self.n_columns, per_block)
-        self.rest = self.builder.urem(self.n_columns, per_block)
-        self.has_rest = self.builder.icmp_unsigned("!=", self.rest, integer(0))
-        self.n_superblocks = self.builder.add(self.n_full, self.builder.zext(self.has_rest, I64))
-        self.n_blocks = self._up(self.n_tokens, BLOCK_TOKENS)
-        self.rows = emit.memory(8 * UNIT_ROWS, 64)
-        self.decoded = emit.memory(2 * self.at_once * _GROUP, 64)
-        self.kept = emit.memory(max(walk.weight_bytes, 64), 64)
-        self.factor_bytes = 64 * _TILES if self.halves else 4
-        self.factors = self._scratch(self.groups * self.factor_bytes)
-        self.products = emit.memory(_GROUP, 64)
-        self.zeros = emit.memory(_GROUP, 64)
-        # one group more takes what the first step finds of a step before it
-        self.sums = emit.memory((_BLOCKS * self.groups + 1) * _GROUP, 64)
-        self.pending = [cgutils.alloca_once(self.builder, I64) for _ in range(4)]
-        self.turned = emit.memory(_TILE, 64)
-
-    def _scratch(self, n_bytes: int) -> Any:
-        """Return stack memory for so many bytes a superblock, aligned to 64."""
-        size = self.builder.add(self.builder.mul(self.n_superblocks, integer(n_bytes)), integer(64))
-        memory = self.builder.ptrtoint(self.builder.alloca(I8, size=size), I64)
-        return self.builder.and_(self.builder.add(memory, integer(63)), integer(-64))
-
-    def _up(self, value: Any, size: int) -> Any:
-        return self.builder.udiv(self.builder.add(value, integer(size - 1)), integer(size))
+        self.n_halves = 2 if walk.layout == "halves" else 1
+        block_groups = self.builder.mul(self.n_superblocks, integer(self.groups))
+        self.block_bytes = emit.at(integer(BLOCK_TAIL), block_groups, self.group_bytes)
+        self.n_blocks = emit.up(self.n_tokens, BLOCK_TOKENS)
+        many = self.builder.icmp_unsigned(">=", self.n_blocks, integer(_MANY_BLOCKS))
+        self.run = self.builder.select(many, integer(_LONG_RUN), integer(_SHORT_RUN))
+        up = self.builder.add(self.n_superblocks, emit.offset(self.run, -1))
+        self.n_runs = self.builder.udiv(up, self.run)
+        self.n_lines = 16 * walk.weight_bytes // (64 * self.groups)  # of a group's tile
+        row_bytes = self.builder.mul(self.n_superblocks, integer(walk.weight_bytes))
+        self.stream_bytes = self.builder.mul(row_bytes, integer(UNIT_ROWS // _STREAMS))
+        self.decoded = emit.memory(_LONG_RUN * self.at_once * _GROUP, 64)
+        self.products = emit.memory(2 * TILE_BYTES, 64)
+        self.zeros = emit.memory(TILE_BYTES, 64)
+        self.sums = emit.memory(_BLOCKS * self.groups * _GROUP, 64)
+        self.turned = emit.memory(TILE_BYTES, 64)
 
     def _tile(self, name: str, *arguments: Any) -> None:
         numbers = [ir.Constant(I8, a) if isinstance(a, int) else a for a in arguments]
@@ -114,6 +128,9 @@ class _Amx:
     def _load_tile(self, number: int, address: Any) -> None:
         self._tile("tileloadd64", number, self._pointer(address), integer(64))
 
+    def _store_tile(self, number: int, address: Any) -> None:
+        self._tile("tilestored64", number, self._pointer(address), integer(64))
+
     def _pointer(self, address: Any) -> Any:
         return self.builder.inttoptr(address, I8.as_pointer())
 
@@ -121,15 +138,17 @@ class _Amx:
         """Emit the whole unit."""
         emit, builder = self.emit, self.builder
         self._configure()
-        emit.loop(integer(UNIT_ROWS), self._find_row)
-        self._gather_factors()
-        emit.clear(self.zeros, _GROUP)
-        nowhere = emit.offset(self.sums, _BLOCKS * self.groups * _GROUP)
-        self._wait(nowhere, self.zeros, self.factors, self.inputs)
-        self._decode(integer(0), 0, UNIT_ROWS)
-        n_steps = builder.mul(self.n_superblocks, integer(self.walk.n_parts))
-        emit.loop(n_steps, lambda step: self._part(step, n_steps))
-        self._finish()
+        emit.clear(self.zeros, TILE_BYTES)
+        n_steps = builder.mul(self.n_runs, integer(self.walk.n_parts))
+        usual = self.stored.gather()
+        if self.walk.n_scales:
+            with builder.if_else(builder.and_(usual, self._usual_tokens())) as (then, otherwise):
+                with then:
+                    emit.loop(n_steps, partial(self._run, self._folded, True))
+                with otherwise:
+                    emit.loop(n_steps, partial(self._run, self._one_by_one, False))
+        else:
+            emit.loop(n_steps, partial(self._run, self._one_by_one, False))
         emit.loop(self.n_blocks, self._store_block)
         self.emit.call("llvm.x86.tilerelease", _VOID)
 
@@ -140,202 +159,267 @@ class _Amx:
         self.emit.store(memory, self.emit.constant(I8, values), 64)
         self._tile("ldtilecfg", self._pointer(memory))
 
-    def _find_row(self, row: Any) -> None:
-        """Note where a row begins."""
-        place = self.builder.mul(self._row(row), self.weight_stride)
-        self.emit.store(self.emit.at(self.rows, row, 8), self.builder.add(self.weights, place))
-
-    def _row(self, row: Any) -> Any:
-        """Return the number of a row; those that are not there are the last one again."""
-        last = self.builder.sub(self.n_rows, integer(1))
-        there = self.builder.icmp_unsigned("<", row, last)
-        return self.builder.select(there, row, last)
-
-    def _place(self, group: Any, superblock: Any) -> Any:
-        """Return the number of a group's superblock: they lie together, as they are walked."""
-        return self.builder.add(self.builder.mul(group, self.n_superblocks), superblock)
-
-    def _weights(self, parity: Any, group: int) -> Any:
-        """Return the address of a group's decoded weights."""
-        return self.emit.offset(
-            self.emit.at(self.decoded, parity, self.at_once * _GROUP), group * _GROUP
-        )
-
-    def _decode(self, index: Any, first: int, count: int) -> None:
-        """Decode a part, given by its place in the walk, of some rows."""
-        emit, builder, walk = self.emit, self.builder, self.walk
-        part, superblock, parity = self._split(index)
-        part_bytes = walk.weight_bytes // walk.n_parts
-        full = builder.icmp_unsigned("<", superblock, self.n_full)
-        start = emit.at(emit.at(integer(0), superblock, walk.weight_bytes), part, part_bytes)
-        kept = emit.at(self.kept, part, part_bytes)
-        ahead = emit.at(self.ahead, index, UNIT_ROWS * part_bytes)
-
-        def one(number: Any) -> None:
-            row = builder.add(number, integer(first))
-            weights = emit.load(emit.at(self.rows, row, 8), I64)
-            emit.when(builder.not_(full), lambda: self._keep_rest(weights))
-            here = builder.select(full, builder.add(weights, start), kept)
-            for line in range(0, part_bytes, 64):
-                emit.prefetch(emit.offset(emit.at(ahead, row, part_bytes), line), 2)
-            for group, register in enumerate(walk.tiles(emit, here)):
-                emit.store(emit.at(self._weights(parity, group), row, 64), register, 64)
-
-        emit.loop(integer(count), one)
-
-    def _split(self, index: Any) -> tuple[Any, Any, Any]:
-        """Return the part and the superblock at a place in the walk, and which room is theirs."""
-        builder = self.builder
-        part = builder.udiv(index, self.n_superblocks)
-        superblock = builder.sub(index, builder.mul(part, self.n_superblocks))
-        return part, superblock, builder.and_(index, integer(1))
-
-    def _keep_rest(self, weights: Any) -> None:
-        """Copy what is no whole superblock of a row, with zeros behind."""
-        emit, builder, size = self.emit, self.builder, self.walk.weight_bytes
-        bits = builder.mul(self.rest, integer(size))
-        n_bytes = builder.udiv(bits, integer(self.walk.n_columns))
-        emit.clear(self.kept, max(size, 64))
-        emit.copy_bytes(self.kept, emit.at(weights, self.n_full, size), n_bytes)
-
-    def _gather_factors(self) -> None:
-        """Gather the scales of all rows."""
-        if self.walk.n_scales and self.walk.scale_bytes == 4:
-            self._shared_factors()
-        elif self.walk.n_scales:
-            for tile in range(_TILES):
-                self.emit.loop(self.n_superblocks, partial(self._factors, tile))
-
-    def _shared_factors(self) -> None:
-        """Note the scale of every group, one for all rows."""
-        emit, builder, walk = self.emit, self.builder, self.walk
-        size = walk.n_scales * walk.scale_bytes
-        kept = emit.memory(64, 64)
-        left = builder.sub(self.n_scales, builder.mul(self.n_full, integer(walk.n_scales)))
-
-        def copy() -> None:
-            emit.clear(kept, 64)
-            n_bytes = builder.mul(left, integer(walk.scale_bytes))
-            emit.copy_bytes(kept, emit.at(self.scales, self.n_full, size), n_bytes)
-
-        emit.when(self.has_rest, copy)
-
-        def superblock(index: Any) -> None:
-            full = builder.icmp_unsigned("<", index, self.n_full)
-            place = builder.select(full, emit.at(self.scales, index, size), kept)
-            lanes = walk.scale(emit, place)
-            for group in range(self.groups):
-                factor = builder.extract_element(lanes, ir.Constant(I32, 2 * group))
-                emit.store(emit.at(self.factors, self._place(integer(group), index), 4), factor, 4)
-
-        emit.loop(self.n_superblocks, superblock)
-
-    def _factors(self, tile: int, index: Any) -> None:
-        """Turn the 16 scale bytes of 16 rows into 16 float32 for each group."""
+    def _usual_tokens(self) -> Any:
+        """Return whether no block of tokens has an unusual activation."""
         emit, builder = self.emit, self.builder
-        full = builder.icmp_unsigned("<", index, self.n_full)
-        kept = emit.memory(_ROW_SCALES * 16, 64)
-        left = builder.sub(self.n_scales, builder.mul(self.n_full, integer(_ROW_SCALES)))
-        places = []
-        for number in range(16):
-            row = self._row(integer(16 * tile + number))
-            scales = builder.add(self.scales, builder.mul(row, self.scale_stride))
-            places.append(emit.at(scales, index, _ROW_SCALES))
-
-        def copy() -> None:
-            for number, place in enumerate(places):
-                target = emit.offset(kept, _ROW_SCALES * number)
-                emit.store(target, emit.splat_constant(I8, 0, _ROW_SCALES))
-                emit.copy_bytes(target, place, left)
-
-        emit.when(builder.not_(full), copy)
-        rows = [
-            emit.load(
-                builder.select(full, place, emit.offset(kept, _ROW_SCALES * number)), vector(I8, 16)
-            )
-            for number, place in enumerate(places)
-        ]
-        for group, scales in enumerate(emit.transposed(rows)):
-            # UE8M0 is the exponent field of a float32
-            bits = builder.zext(scales, vector(I32))
-            bits = builder.shl(bits, emit.splat_constant(I32, 23))
-            target = emit.at(self.factors, self._place(integer(group), index), self.factor_bytes)
-            emit.store(emit.offset(target, 64 * tile), bits, 64)
-
-    def _part(self, index: Any, n_steps: Any) -> None:
-        """Multiply a part of a superblock with all tokens, and decode the one that comes next."""
-        emit, builder = self.emit, self.builder
-        part, superblock, parity = self._split(index)
-        after = builder.add(index, integer(1))
-        is_first = builder.icmp_unsigned("==", superblock, integer(0))
-        is_last = builder.icmp_unsigned("==", after, n_steps)
-        size = builder.mul(self.n_superblocks, integer(self.groups * self.group_bytes))
-        share = UNIT_ROWS // self.at_once
+        found = cgutils.alloca_once(builder, I32)
+        builder.store(ir.Constant(I32, 0), found)
 
         def block(number: Any) -> None:
-            inputs = builder.add(self.inputs, builder.mul(number, size))
-            decodes = builder.and_(
-                builder.icmp_unsigned("==", number, integer(0)), builder.not_(is_last)
-            )
-
-            for group in range(self.at_once):
-                here = emit.offset(emit.at(integer(0), part, self.at_once), group)
-                place = self._place(here, superblock)
-                tokens = emit.at(inputs, place, self.group_bytes)
-                self._multiply(self._weights(parity, group), tokens, group % 2)
-                self._finish()
-                with builder.if_then(decodes):
-                    self._decode(after, share * group, share)
-                self._keep_products(group % 2)
-                sums = emit.at(integer(0), number, self.groups)
-                sums = emit.at(self.sums, builder.add(sums, here), _GROUP)
-                before = builder.select(is_first, self.zeros, sums)
-                self._wait(sums, before, emit.at(self.factors, place, self.factor_bytes), tokens)
+            end = emit.offset(self.inputs, builder.mul(self.block_bytes, number))
+            tail = emit.offset(emit.offset(end, self.block_bytes), -BLOCK_TAIL)
+            builder.store(builder.or_(builder.load(found), emit.load(tail, I32, 4)), found)
 
         emit.loop(self.n_blocks, block)
+        return builder.icmp_unsigned("==", builder.load(found), ir.Constant(I32, 0))
 
-    def _multiply(self, weights: Any, tokens: Any, parity: int) -> None:
-        """Multiply a group's tiles with a block of tokens."""
-        emit = self.emit
-        for tile in range(_TILES):
-            self._load_tile(_WEIGHTS[tile], emit.offset(weights, _TILE * tile))
-        for half in range(2 if self.halves else 1):
-            self._load_tile(_TOKENS[half], emit.offset(tokens, _TILE * half))
-            for tile in range(_TILES):
-                total = _TILES * parity + tile
-                if half == 0:
-                    self._tile("tilezero", total)
-                self._tile("tdpbf16ps", total, _WEIGHTS[tile], _TOKENS[half])
-
-    def _keep_products(self, parity: int) -> None:
-        """Write a step's products to memory."""
-        for tile in range(_TILES):
-            total = _TILES * parity + tile
-            where = self._pointer(self.emit.offset(self.products, _TILE * tile))
-            self._tile("tilestored64", total, where, integer(64))
-
-    def _wait(self, *addresses: Any) -> None:
-        """Note of a step its sums and what they were, and its factors and tokens."""
-        for slot, address in zip(self.pending, addresses, strict=True):
-            self.builder.store(address, slot)
-
-    def _finish(self) -> None:
-        """Add the products of the step before, scaled, to its sums."""
+    def _run(self, multiply: Callable[..., None], scaled: bool, index: Any) -> None:
+        """Decode a part of some superblocks and multiply it with all tokens."""
         emit, builder = self.emit, self.builder
-        sums, before, factors, tokens = (builder.load(slot) for slot in self.pending)
-        scale = emit.load(emit.offset(tokens, 2 * _TILE), F32X16, 64) if self.halves else None
-        for row in range(UNIT_ROWS):
-            value = emit.load(emit.offset(self.products, 64 * row), F32X16, 64)
-            total = emit.load(emit.offset(before, 64 * row), F32X16, 64)
-            if self.walk.n_scales:
-                own = 4 * row if self.halves else 0
-                factor = emit.splat(emit.load(emit.offset(factors, own), F32, 4))
-                if scale is not None:
-                    factor = builder.fmul(factor, scale)
-                total = emit.fma(value, factor, total)
+        part = builder.udiv(index, self.n_runs)
+        first = builder.mul(builder.urem(index, self.n_runs), self.run)
+        left = builder.sub(self.n_superblocks, first)
+        few = builder.icmp_unsigned("<", left, self.run)
+        count = builder.select(few, left, self.run)
+
+        def row(number: Any) -> None:
+            tile, inside = builder.lshr(number, integer(4)), builder.and_(number, integer(15))
+
+            def place(group: int, superblock: Any) -> Any:
+                target = self._weights(emit.offset(tile, _TILES * group))
+                return emit.at(emit.at(target, superblock, TILE_BYTES), inside, 64)
+
+            def asks(superblock: Any) -> None:
+                row_lines = self.at_once * self.n_lines // TILE_ROWS
+                done = emit.at(number, index, UNIT_ROWS)
+                done = builder.add(builder.mul(done, self.run), superblock)
+                half = builder.lshr(builder.mul(done, integer(row_lines)), integer(1))
+                for line in range(-(-row_lines // 2)):  # FP4's one line of two rows: twice
+                    at = emit.offset(half, line)
+                    self._prefetch(builder.and_(at, integer(1)), builder.lshr(at, integer(1)))
+
+            self.stored.decode(number, part, (first, count), place, scaled, asks)
+
+        emit.loop(integer(UNIT_ROWS), row)
+        multiply(index, part, first, count)
+
+    def _weights(self, number: Any) -> Any:
+        """Return the address of a group's decoded tile, counted from the part's first one."""
+        return self.emit.at(self.decoded, self.builder.mul(number, self.run), TILE_BYTES)
+
+    def _inputs(self, block: Any, group: Any, superblock: Any) -> Any:
+        """Return the address of a block's activations: a group's superblocks lie together."""
+        place = self.builder.add(self.builder.mul(group, self.n_superblocks), superblock)
+        start = self.emit.offset(self.inputs, self.builder.mul(block, self.block_bytes))
+        return self.emit.at(start, place, self.group_bytes)
+
+    def _sums(self, block: Any, group: Any, tile: int) -> Any:
+        """Return the address of the sums of 16 rows and a block of tokens."""
+        place = self.emit.at(group, block, self.groups)
+        return self.emit.offset(self.emit.at(self.sums, place, _GROUP), TILE_BYTES * tile)
+
+    def _prefetch(self, stream: Any, line: Any) -> None:
+        """Ask for a line of the next weights."""
+        start = self.builder.add(self.ahead, self.builder.mul(stream, self.stream_bytes))
+        self.emit.prefetch(self.emit.at(start, line, 64), 2)
+
+    def _ask(self, tile: Any, superblock: Any, n_tiles: int) -> None:
+        """Ask for the share of the next weights that belongs to a superblock of some tiles.
+
+        That is a half; decoding asks for the other one.
+        """
+        emit, builder = self.emit, self.builder
+        n_lines = n_tiles * self.n_lines // _STREAMS
+        first = emit.at(builder.mul(tile, self.run), superblock, n_tiles)
+        for stream in range(_STREAMS // 2, _STREAMS):
+            for line in range(n_lines):
+                at = emit.at(integer(line), first, self.n_lines // _STREAMS)
+                self._prefetch(integer(stream), at)
+
+    def _folded(self, index: Any, part: Any, first: Any, count: Any) -> None:
+        """Multiply decoded weights, their scales included, with all tokens."""
+        emit, builder = self.emit, self.builder
+        two = integer(2)
+
+        def group(number: Any) -> None:
+            here = emit.at(number, part, self.at_once)
+            tile = builder.mul(number, integer(_TILES))
+            weights = [self._weights(emit.offset(tile, i)) for i in range(_TILES)]
+            asks_at = emit.at(tile, index, self.at_once * _TILES)
+
+            def pair(block: Any) -> None:
+                blocks = [builder.mul(block, two), emit.offset(builder.mul(block, two), 1)]
+                self._accumulate(
+                    [weights],
+                    [self._inputs(b, here, first) for b in blocks],
+                    [self._sums(b, here, i) for b in blocks for i in range(_TILES)],
+                    (first, count),
+                    (asks_at, builder.icmp_unsigned("==", block, integer(0))),
+                )
+
+            emit.loop(builder.udiv(self.n_blocks, two), pair)
+
+        emit.loop(integer(self.at_once), group)
+
+        def groups_of_the_last(number: Any) -> None:
+            """Two groups instead of two blocks: as many sums that do not wait for each other."""
+            block = builder.sub(self.n_blocks, integer(1))
+            here = emit.at(builder.mul(number, two), part, self.at_once)
+            tile = builder.mul(number, integer(2 * _TILES))
+            both = [here, emit.offset(here, 1)]
+            tiles = [[self._weights(emit.offset(tile, _TILES * g + i)) for i in range(_TILES)]
+                     for g in range(2)]  # fmt: skip
+            self._accumulate(
+                tiles,
+                [self._inputs(block, g, first) for g in both],
+                [self._sums(block, g, i) for g in both for i in range(_TILES)],
+                (first, count),
+                (
+                    emit.at(tile, index, self.at_once * _TILES),
+                    builder.icmp_unsigned("==", block, integer(0)),
+                ),
+            )
+
+        with builder.if_then(builder.trunc(self.n_blocks, ir.IntType(1))):
+            emit.loop(integer(self.at_once // 2), groups_of_the_last)
+
+    def _accumulate(
+        self,
+        weights: Sequence[Sequence[Any]],
+        inputs: Sequence[Any],
+        sums: Sequence[Any],
+        superblocks: tuple[Any, Any],
+        asks: tuple[Any, Any],
+    ) -> None:
+        """Add some superblocks to four tiles of sums.
+
+        Parameters
+        ----------
+        weights
+            The tiles for both inputs, or for each of them.
+        inputs
+            Two of them, each for `_TILES` of the sums.
+        superblocks
+            The first one and how many.
+        asks
+            The tile whose weights are asked for meanwhile, and whether they are.
+        """
+        emit, builder = self.emit, self.builder
+        first, count = superblocks
+        is_first = builder.icmp_unsigned("==", first, integer(0))
+        for number, address in enumerate(sums):
+            self._load_tile(number, builder.select(is_first, self.zeros, address))
+        shared = len(weights) == 1
+
+        def load_weights(number: Any, stream: int) -> None:
+            for register, address in zip(_WEIGHTS, weights[stream], strict=True):
+                self._load_tile(register, emit.at(address, number, TILE_BYTES))
+
+        def multiply(number: Any, stream: int, half: int) -> None:
+            place = emit.at(inputs[stream], number, self.group_bytes)
+            self._load_tile(_TOKENS[stream], emit.offset(place, TILE_BYTES * half))
+            for tile, register in enumerate(_WEIGHTS):
+                self._tile("tdpbf16ps", _TILES * stream + tile, register, _TOKENS[stream])
+
+        def superblock(number: Any) -> None:
+            if shared:
+                load_weights(number, 0)
+                for half in range(self.n_halves):
+                    for stream in range(2):
+                        multiply(number, stream, half)
             else:
-                total = builder.fadd(value, total)
-            emit.store(emit.offset(sums, 64 * row), total, 64)
+                for stream in range(2):
+                    load_weights(number, stream)
+                    for half in range(self.n_halves):
+                        multiply(number, stream, half)
+            with builder.if_then(asks[1]):
+                self._ask(asks[0], number, len(weights) * _TILES)
+
+        emit.loop(count, superblock)
+        for number, address in enumerate(sums):
+            self._store_tile(number, address)
+
+    def _one_by_one(self, index: Any, part: Any, first: Any, count: Any) -> None:
+        """Multiply decoded weights with all tokens, and scale each product by itself."""
+        emit, builder = self.emit, self.builder
+        is_first = builder.icmp_unsigned("==", first, integer(0))
+
+        def group(number: Any) -> None:
+            here = emit.at(number, part, self.at_once)
+
+            def block(token: Any) -> None:
+                asks = builder.icmp_unsigned("==", token, integer(0))
+                for tile in range(_TILES):
+                    place = emit.at(integer(tile), number, _TILES)
+                    sums = self._sums(token, here, tile)
+                    before = builder.select(is_first, self.zeros, sums)
+                    slots = [cgutils.alloca_once(builder, F32X16) for _ in range(TILE_ROWS)]
+                    for row, slot in enumerate(slots):
+                        builder.store(emit.load(emit.offset(before, 64 * row), F32X16, 64), slot)
+                    weights, inputs = self._weights(place), self._inputs(token, here, first)
+                    factors = self.stored.factor(first, here)
+                    factors = emit.offset(factors, TILE_ROWS * tile * self.stored.factor_row)
+
+                    def superblock(
+                        at: Any,
+                        place: Any = place,
+                        slots: list[Any] = slots,
+                        weights: Any = weights,
+                        inputs: Any = inputs,
+                        factors: Any = factors,
+                    ) -> None:
+                        tokens = emit.at(inputs, at, self.group_bytes)
+                        self._multiply(emit.at(weights, at, TILE_BYTES), tokens)
+                        with builder.if_then(asks):
+                            done = emit.at(place, index, self.at_once * _TILES)
+                            self._ask(done, at, 1)
+                        self._add(slots, emit.at(factors, at, self.stored.factor_bytes), tokens)
+
+                    emit.loop(count, superblock)
+                    for row, slot in enumerate(slots):
+                        emit.store(emit.offset(sums, 64 * row), builder.load(slot), 64)
+
+            emit.loop(self.n_blocks, block)
+
+        emit.loop(integer(self.at_once), group)
+
+    def _multiply(self, weights: Any, tokens: Any) -> None:
+        """Multiply a group's tile with a block of tokens; the products go to memory."""
+        self._load_tile(_WEIGHTS[0], weights)
+        for half in range(self.n_halves):
+            self._load_tile(_TOKENS[half], self.emit.offset(tokens, TILE_BYTES * half))
+            self._tile("tilezero", half)
+            self._tile("tdpbf16ps", half, _WEIGHTS[0], _TOKENS[half])
+            self._store_tile(half, self.emit.offset(self.products, TILE_BYTES * half))
+
+    def _add(self, slots: list[Any], factors: Any, tokens: Any) -> None:
+        """Add the products, scaled, to sums in registers."""
+        emit, builder = self.emit, self.builder
+        own = inverse = None
+        if self.n_halves == 2:
+            # take off what packed activations were multiplied with: row_dot.py multiplies both
+            # scales first
+            own = emit.load(emit.offset(tokens, 2 * TILE_BYTES), F32X16, 64)
+            most = emit.splat_constant(F32, LARGEST_SCALE)
+            packed = builder.select(builder.fcmp_ordered("<", own, most), own, most)
+            inverse = builder.fdiv(emit.splat_constant(F32, 1.0), packed)
+        for row, slot in enumerate(slots):
+            total = builder.load(slot)
+            factor = emit.splat(
+                emit.load(emit.offset(factors, self.stored.factor_row * row), F32, 4)
+            )
+            if own is not None:
+                factor = builder.fmul(factor, own)
+            for half in range(self.n_halves):
+                place = emit.offset(self.products, TILE_BYTES * half + 64 * row)
+                value = emit.load(place, F32X16, 64)
+                if not self.walk.n_scales:
+                    total = builder.fadd(value, total)
+                    continue
+                if inverse is not None:
+                    value = builder.fmul(value, inverse)
+                total = emit.fma(value, factor, total)
+            builder.store(total, slot)
 
     def _store_block(self, number: Any) -> None:
         """Store the outputs of a block of tokens."""
@@ -348,7 +432,7 @@ class _Amx:
         block = emit.at(self.sums, number, self.groups * _GROUP)
         rows = []
         for row in range(16):
-            at = _TILE * tile + 64 * row
+            at = TILE_BYTES * tile + 64 * row
             sums = [
                 emit.load(emit.offset(block, _GROUP * group + at), F32X16, 64)
                 for group in self._in_lane_order()
@@ -384,7 +468,7 @@ class _Amx:
 
     def _in_lane_order(self) -> list[int]:
         """Return the groups in the order of the lanes that row_dot.py has for them."""
-        if not self.halves:
+        if self.n_halves == 1:
             return list(range(self.groups))
         return list(self.walk.scale_lanes)
 

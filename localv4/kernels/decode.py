@@ -11,6 +11,7 @@ depends on what the CPU has (walks.py).  Values are unscaled and exact.
 * BF16: 512 bytes are 256 columns.  Lane l holds columns 32k+2l and 32k+2l+1, for k < 8.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ __all__ = [
 _E2M1_DOUBLED = 0xC8643210
 FP4_OFFSET = 12
 _FP4_BYTES = [FP4_OFFSET + int(2 * value) for value in e2m1.decode(np.arange(16, dtype=np.uint8))]
+_MINUS_ZERO = 0x8000  # as BF16
 _FP4_DOUBLED_BITS = bf16.encode(2 * e2m1.decode(np.arange(16, dtype=np.uint8)))
 # BF16 bits of zero and the seven E4M3 subnormals, lower and upper bytes.
 _TINY_BITS = bf16.encode(e4m3.decode(np.arange(8, dtype=np.uint8)))
@@ -176,13 +178,13 @@ def fp4_to_f32(emit: Emitter, address: Any) -> list[Any]:
 
 
 def fp4_to_integers(emit: Emitter, address: Any) -> list[Any]:
-    """256 bytes -> 32 registers of 32-bit integers, twice the values."""
+    """256 bytes -> 32 registers of float32, twice the values."""
     builder, steps = emit.builder, []
     for words in _fp4_blocks(emit, address):
         for n in range(8):
             doubled, sign = _e2m1_doubled(emit, words, 4 * n)
-            mask = builder.ashr(sign, emit.splat_constant(I32, 31))
-            steps.append(builder.sub(builder.xor(doubled, mask), mask))
+            bits = builder.bitcast(builder.sitofp(doubled, F32X16), vector(I32))
+            steps.append(builder.bitcast(builder.or_(bits, sign), F32X16))
     return steps
 
 
@@ -222,13 +224,15 @@ def fp4_to_bytes(emit: Emitter, address: Any, wide: bool, permutes: bool) -> lis
     return registers
 
 
-def fp4_to_tiles(emit: Emitter, address: Any) -> list[Any]:
+def fp4_to_tiles(emit: Emitter, address: Any, lowered: Sequence[Any] | None) -> list[Any]:
     """64 bytes -> 4 registers of 32 BF16 that are twice the values, one for each scale block.
 
-    Place 8j+w of a block has its column 4w+j.
+    Place 8j+w of a block has its column 4w+j.  All zeros are negative.  `lowered`, a register for
+    each, divide a block by a power of two: its exponent, as in a BF16 number.
     """
     builder, kind = emit.builder, vector(I16, 32)
-    table = emit.constant(I16, [int(bits) for bits in _FP4_DOUBLED_BITS.view(np.int16)] * 2)
+    bits = [int(bits) if bits & 0x7FFF else _MINUS_ZERO for bits in _FP4_DOUBLED_BITS]
+    table = emit.constant(I16, bits * 2)
     shifts = emit.constant(I16, [4 * j for j in range(4) for _ in range(8)])
     registers = []
     for block in range(4):
@@ -237,7 +241,17 @@ def fp4_to_tiles(emit: Emitter, address: Any) -> list[Any]:
         # the permutation reads five bits of an index, and the table stands there twice
         index = builder.lshr(words, shifts)
         registers.append(emit.call("llvm.x86.avx512.permvar.hi.512", kind, table, index))
-    return registers
+    return _lowered(emit, registers, lowered)
+
+
+def _lowered(emit: Emitter, registers: list[Any], lowered: Sequence[Any] | None) -> list[Any]:
+    """Divide BF16 numbers by powers of two: only a negative zero saturates, and stays one."""
+    if lowered is None:
+        return registers
+    return [
+        emit.call("llvm.ssub.sat.v32i16", values.type, values, exponents)
+        for values, exponents in zip(registers, lowered, strict=True)
+    ]
 
 
 def _e4m3_to_f32(emit: Emitter, code: Any) -> Any:
@@ -302,17 +316,18 @@ def fp8_through_f16(emit: Emitter, address: Any) -> list[Any]:
     return steps
 
 
-def e4m3_to_bf16(emit: Emitter, codes: Any) -> list[Any]:
+def e4m3_to_bf16(emit: Emitter, codes: Any, negative_zeros: bool = False) -> list[Any]:
     """64 codes -> 2 registers of BF16: of the lower and of the upper half of every 16 codes.
 
     Both bytes of a normal number are affine over the bits of its code; zeros and subnormals come
-    from a table.  A NaN code counts as 480.
+    from a table.  A NaN code counts as 480.  Zeros keep their signs, or all have a minus.
     """
     builder, kind = emit.builder, vector(I8, 64)
+    tiny_high = [_MINUS_ZERO >> 8 if negative_zeros else 0, *_TINY_HIGH[1:]]
     exponent = builder.and_(codes, emit.splat_constant(I8, 0x78, 64))
     tiny = builder.icmp_unsigned("==", exponent, emit.splat_constant(I8, 0, 64))
     halves = []
-    for matrix, added, table in ((_LOW_MATRIX, 0, _TINY_LOW), (_HIGH_MATRIX, 0x3C, _TINY_HIGH)):
+    for matrix, added, table in ((_LOW_MATRIX, 0, _TINY_LOW), (_HIGH_MATRIX, 0x3C, tiny_high)):
         rows = builder.bitcast(emit.splat_constant(I64, matrix, 8), kind)
         name = "llvm.x86.vgf2p8affineqb.512"
         normal = emit.call(name, kind, codes, rows, ir.Constant(I8, added))
@@ -341,10 +356,11 @@ def fp8_to_bf16(emit: Emitter, address: Any) -> list[Any]:
     return pairs
 
 
-def fp8_to_tiles(emit: Emitter, address: Any) -> list[Any]:
+def fp8_to_tiles(emit: Emitter, address: Any, lowered: Sequence[Any] | None) -> list[Any]:
     """128 bytes -> 4 registers of 32 BF16, the products of two neighbouring lanes each.
 
     The even places are those of the lower lane in their order, the odd ones those of the upper.
+    All zeros are negative.  `lowered` divide the registers by powers of two, as in `fp4_to_tiles`.
     """
     kind, words = vector(I8, 64), vector(I64, 8)
     # of 16 bytes the lower halves of both words, then the upper ones; in each the later column
@@ -361,8 +377,8 @@ def fp8_to_tiles(emit: Emitter, address: Any) -> list[Any]:
             emit.builder.bitcast(chosen, kind),
             emit.constant(I8, order * 4),
         )
-        registers += e4m3_to_bf16(emit, codes)
-    return registers
+        registers += e4m3_to_bf16(emit, codes, negative_zeros=True)
+    return _lowered(emit, registers, lowered)
 
 
 def bf16_to_tiles(emit: Emitter, address: Any) -> list[Any]:

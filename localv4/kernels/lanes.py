@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels._jit import leaf
-from localv4.kernels.amx_tile import BLOCK_TOKENS
+from localv4.kernels.amx_tile import BLOCK_TOKENS, LARGEST_SCALE
 from localv4.kernels.arrays import aligned
 from localv4.kernels.decode import FP4_OFFSET
 from localv4.kernels.launch import Program, kernel
@@ -39,6 +39,7 @@ _UNITS = np.float32(512)
 _UNIT = np.float32(2.0**-10)
 _MIDDLE = np.float32(1.5 * 2**23)
 _MIDDLE_BITS = _MIDDLE.view(np.int32)
+_LARGEST_SCALE = np.float32(LARGEST_SCALE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,26 +275,29 @@ def _place_scales(scales: F32, factors: F32) -> None:
             factors[superblock, first + lane] = scales[4 * superblock + (lane & 3)]
 
 
-@kernel("f32[2], i64, i64, i64, u16[1], i32[3], f32[3]")
+@kernel("f32[2], i64, i64, i64, u16[1], f32[3]")
 def _arrange_integers(
-    x: F32,
-    per_row: int,
-    size: int,
-    width: int,
-    places: U16,
-    values: I32,
-    factors: F32,
-    unit: int,
+    x: F32, per_row: int, size: int, width: int, places: U16, out: F32, unit: int
 ) -> None:
-    token, first, last = slice_of(unit, per_row, size, values.shape[1])
-    target = values[token, first:last]
+    token, first, last = slice_of(unit, per_row, size, out.shape[1])
+    target = out[token, first:last]
     scales = np.empty(4 * target.shape[0], np.float32)
     columns = _columns(x[token], first, last, width)
     integers = _integers(columns, scales.size, scales).reshape((target.shape[0], 512))
     for superblock in range(target.shape[0]):
         for place in range(512):
-            target[superblock, place] = integers[superblock, places[place]]
-    _place_scales(scales, factors[token, first:last])
+            number = integers[superblock, places[place]]
+            highest = _highest(number) << np.int32(12)
+            target[superblock, place] = np.float32(highest)
+            target[superblock, 512 + place] = np.float32(number - highest)
+    _place_scales(scales, target)
+
+
+@leaf
+def _highest(value: np.int32) -> np.int32:
+    """Return the highest of three digits of base 64, from -32 to 31."""
+    above = np.int32(value + np.int32(32)) >> np.int32(6)
+    return np.int32(above + np.int32(32)) >> np.int32(6)
 
 
 @leaf
@@ -304,7 +308,7 @@ def _digits(integers: I32) -> U8:
         for i in range(_BLOCK):
             value = integers[block, i]
             above = np.int32(value + np.int32(32)) >> np.int32(6)
-            highest = np.int32(above + np.int32(32)) >> np.int32(6)
+            highest = _highest(value)
             digits[0, block, i] = np.uint8(highest & np.int32(255))
             digits[1, block, i] = np.uint8((above - (highest << np.int32(6))) & np.int32(255))
             digits[2, block, i] = np.uint8((value - (above << np.int32(6))) & np.int32(255))
@@ -339,19 +343,26 @@ def _place_digits(words: I32, parity: int, values: I32) -> None:
 
 
 @leaf
-def _place_corrections(integers: I32, values: I32) -> None:
-    """Write what the weights' offset adds to each lane."""
+def _place_corrections(integers: I32, apart: bool, values: I32) -> None:
+    """Write what the weights' offset adds to each lane: all digits, or highest ones and others."""
     for superblock in range(values.shape[0]):
         for lane in range(16):
-            total = np.int32(0)
+            upper, total = np.int32(0), np.int32(0)
             for column in range(32):
-                total += integers[4 * superblock + (lane & 3), 32 * (lane >> 2) + column]
-            values[superblock, 384 + lane] = np.int32(-FP4_OFFSET) * total
+                number = integers[4 * superblock + (lane & 3), 32 * (lane >> 2) + column]
+                upper += _highest(number)
+                total += number
+            if apart:
+                lower = total - (upper << np.int32(12))
+                values[superblock, 384 + lane] = np.int32(-FP4_OFFSET) * upper
+                values[superblock, 400 + lane] = np.int32(-FP4_OFFSET) * lower
+            else:
+                values[superblock, 384 + lane] = np.int32(-FP4_OFFSET) * total
 
 
-@kernel("f32[2], i64, i64, i64, i32[3], f32[3]")
+@kernel("f32[2], i64, i64, i64, i64, i32[3], f32[3]")
 def _arrange_digits(
-    x: F32, per_row: int, size: int, width: int, values: I32, factors: F32, unit: int
+    x: F32, per_row: int, size: int, width: int, apart: int, values: I32, factors: F32, unit: int
 ) -> None:
     token, first, last = slice_of(unit, per_row, size, values.shape[1])
     target = values[token, first:last]
@@ -362,7 +373,7 @@ def _arrange_digits(
     _split_bytes(words, even, odd)
     for parity in range(2):  # a literal would compile the function twice
         _place_digits(odd if parity else even, parity, target)
-    _place_corrections(integers, target)
+    _place_corrections(integers, apart != 0, target)
     _place_scales(scales, factors[token, first:last])
 
 
@@ -382,20 +393,21 @@ def _arrange_halves(
     scales = np.empty(4 * target.shape[0], np.float32)
     columns = _columns(x[token], first, last, width)
     integers = _integers(columns, scales.size, scales).reshape((target.shape[0], 512))
-    small, large = np.empty(512, np.uint32), np.empty(512, np.uint32)
+    upper, lower = np.empty(512, np.uint32), np.empty(512, np.uint32)
     for superblock in range(target.shape[0]):
         for column in range(512):
             number = integers[superblock, column]
-            bits = np.float32(number).view(np.uint32)
-            is_large = np.uint32(0) - np.uint32(abs(number) >= np.int32(2**15))
-            large[column] = bits & is_large
-            small[column] = bits ^ large[column]
+            # the highest digit and the others, multiplied with their scale, are BF16 numbers
+            highest = _highest(number) << np.int32(12)
+            scale = min(scales[4 * superblock + (column >> 7)], _LARGEST_SCALE)
+            upper[column] = np.float32(np.float32(highest) * scale).view(np.uint32)
+            lower[column] = np.float32(np.float32(number - highest) * scale).view(np.uint32)
         for word in range(256):
-            lower, upper = places[2 * word], places[2 * word + 1]
+            left, right = places[2 * word], places[2 * word + 1]
             place = 32 * (word >> 4) + (word & 15)
-            pair = np.uint32((small[lower] >> np.uint32(16)) | small[upper])
+            pair = np.uint32((upper[left] >> np.uint32(16)) | upper[right])
             target[superblock, place] = pair.view(np.int32)
-            pair = np.uint32((large[lower] >> np.uint32(16)) | large[upper])
+            pair = np.uint32((lower[left] >> np.uint32(16)) | lower[right])
             target[superblock, place + 16] = pair.view(np.int32)
         for block in range(4):
             factors[token, first + superblock, 512 + block] = scales[4 * superblock + block]
@@ -406,6 +418,7 @@ ARRANGERS = {
     "bf16": _arrange_bf16,
     "integers": _arrange_integers,
     "digits": _arrange_digits,
+    "digits_apart": _arrange_digits,
     "halves": _arrange_halves,
 }
 """The kernel of every layout of activations."""
@@ -427,8 +440,9 @@ def arrange(program: Program, x: F32, lanes: Lanes) -> None:
     arguments: dict[str, tuple[Any, ...]] = {
         "f32": (places, quantised, factors),
         "bf16": (places, quantised, values),
-        "integers": (places, values, factors),
-        "digits": (values, factors),
+        "integers": (places, factors),
+        "digits": (0, values, factors),
+        "digits_apart": (1, values, factors),
         "halves": (places, values, factors),
     }
     width = lanes.walk.n_columns

@@ -40,8 +40,8 @@ _FEW_TOKENS = 3  # decoding anew for each is as fast as a tile
 # thread without a unit
 _UNITS = max(min(2 * usable_cpus(), 16), usable_cpus())
 _UNIT_BYTES = 2**20 if _UNITS <= 8 else 2**19
-_TILE_UNITS = 16  # the same for the matrix unit, where a unit has fewer blocks of rows than
-_UNIT_BLOCKS = 4  # the next one's weights are asked for while one is multiplied
+# the most blocks of rows in a unit of the matrix unit: all but the first find their weights near
+_UNIT_BLOCKS = 16
 _PREFETCH_BYTES = 4096  # ahead of the weights that are being multiplied, into the second cache
 _ARGUMENTS = ", ".join(["i64"] * 18)
 
@@ -329,7 +329,7 @@ def multiply(
     if x.blocks is not None:
         function, memory = _amx_kernel(walk), x.blocks
         row_blocks, token_units = _row_blocks(matrix, UNIT_ROWS), -(-n_tokens // UNIT_TOKENS)
-        blocks = max(1, min(_UNIT_BLOCKS, row_blocks * token_units // _TILE_UNITS))
+        blocks = max(1, min(_UNIT_BLOCKS, row_blocks * token_units // _UNITS))
         row_units = -(-row_blocks // blocks)
         units, last = row_units * token_units, (row_units, blocks)
     elif n_tokens <= _FEW_TOKENS or _in_matrix_unit(walk):

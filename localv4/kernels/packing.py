@@ -2,8 +2,9 @@
 
 A block of 16 tokens is, group by group of 32 columns and superblock by superblock, a tile of
 16 columns, which are the tokens, of two BF16 numbers in 16 rows.  For FP8 and BF16 a group is a
-pair of lanes, and the two numbers are one of each lane.  For FP4 there are two such tiles, of small
-and of large numbers, and behind them the scales of the tokens.
+pair of lanes, and the two numbers are one of each lane.  For FP4 there are two such tiles, of upper
+and of lower digits, and behind them the scales of the tokens.  The last 64 bytes say whether one of
+the activations is so small or large that amx_tile.py must not fold.
 
 Knows nothing of how activations were rounded.
 """
@@ -12,17 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels import tiers
-from localv4.kernels.amx_tile import BLOCK_TOKENS, group_bytes, groups
+from localv4.kernels._jit import leaf
+from localv4.kernels.amx_tile import (
+    BLOCK_TAIL,
+    BLOCK_TOKENS,
+    LARGEST_SCALE,
+    group_bytes,
+    groups,
+)
 from localv4.kernels.launch import Program, kernel
+from localv4.kernels.threads import usable_cpus
 from localv4.kernels.walk import Walk
 
 __all__ = ["FEWEST_HALVES", "record_packing", "room_for_blocks"]
 
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
-FEWEST_HALVES = 7
-"""Fewer tokens are multiplied faster by bytes."""
+FEWEST_HALVES = 4 if usable_cpus() <= 4 else 9
+"""Fewer tokens are multiplied faster by bytes; many CPUs share a matrix unit between two."""
 _FEWEST_PAIRS = 3
+# Bits of usual BF16 numbers: 2**-40 to 2**40.
+_SMALLEST, _LARGEST = np.uint32((127 - 40) << 7), np.uint32((127 + 40) << 7)
+
+_LARGEST_SCALE = np.float32(LARGEST_SCALE).view(np.uint32)
+_TAIL_WORDS = BLOCK_TAIL // 4
 
 
 def room_for_blocks(walk: Walk, n_tokens: int, n_bytes: int) -> tuple[int, int] | None:
@@ -31,13 +45,21 @@ def room_for_blocks(walk: Walk, n_tokens: int, n_bytes: int) -> tuple[int, int] 
     if tiers.active() != "amx" or not (many or walk.layout == "halves"):
         return None
     n_groups = n_bytes // walk.lane_bytes * groups(walk)
-    return -(-n_tokens // BLOCK_TOKENS), n_groups * group_bytes(walk)
+    return -(-n_tokens // BLOCK_TOKENS), n_groups * group_bytes(walk) + BLOCK_TAIL
+
+
+@leaf
+def _is_unusual(number: np.uint32) -> np.uint32:
+    """Return 1 if a BF16 number, given by its bits, is tiny, huge or none; zeros are usual."""
+    magnitude = number & np.uint32(0x7FFF)
+    return np.uint32((magnitude - _SMALLEST > _LARGEST - _SMALLEST) & (magnitude != 0))
 
 
 @kernel("u8[2], i32[1], i64, u8[2]")
 def _pack_pairs(rows: U8, tokens: I32, n_tokens: int, blocks: U8, unit: int) -> None:
     """BF16 pairs of two lanes -> pairs of one column of each lane."""
     out = blocks[unit].view(np.uint32)
+    unusual = np.uint32(0)
     for token in range(BLOCK_TOKENS):
         index = BLOCK_TOKENS * unit + token
         if index >= n_tokens:
@@ -56,12 +78,17 @@ def _pack_pairs(rows: U8, tokens: I32, n_tokens: int, blocks: U8, unit: int) -> 
                     lower = (left & np.uint32(0xFFFF)) | np.uint32(right << np.uint32(16))
                     out[target + 32 * step] = upper
                     out[target + 32 * step + 16] = lower
+                    for pair in (left, right):
+                        for number in (pair >> np.uint32(16), pair & np.uint32(0xFFFF)):
+                            unusual |= _is_unusual(number)
+    out[out.size - _TAIL_WORDS] = unusual
 
 
 @kernel("u8[2], i32[1], i64, u8[2]")
 def _pack_halves(rows: U8, tokens: I32, n_tokens: int, blocks: U8, unit: int) -> None:
-    """Small and large numbers of each group, then the scales."""
+    """Upper and lower digits of each group, then the scales."""
     out = blocks[unit].view(np.uint32)
+    unusual = np.uint32(0)
     for token in range(BLOCK_TOKENS):
         index = BLOCK_TOKENS * unit + token
         if index >= n_tokens:
@@ -76,7 +103,10 @@ def _pack_halves(rows: U8, tokens: I32, n_tokens: int, blocks: U8, unit: int) ->
                 source = superblock * 528 + 32 * group
                 for word in range(32):
                     out[target + 16 * word] = words[source + word]
-                out[target + 512] = words[superblock * 528 + 512 + (group >> 2)]
+                scale = words[superblock * 528 + 512 + (group >> 2)]
+                out[target + 512] = scale
+                unusual |= np.uint32(scale >= _LARGEST_SCALE)
+    out[out.size - _TAIL_WORDS] = unusual
 
 
 def record_packing(

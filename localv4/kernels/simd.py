@@ -73,6 +73,10 @@ class Emitter:
             return self.builder.add(address, ir.Constant(I64, step * count))
         return self.builder.add(address, self.builder.mul(step, ir.Constant(I64, count)))
 
+    def up(self, value: Any, size: int) -> Any:
+        """Return value / size rounded up."""
+        return self.builder.udiv(self.offset(value, size - 1), ir.Constant(I64, size))
+
     def at(self, address: Any, index: Any, n_bytes: int) -> Any:
         """Return the address of record `index` in an array of records."""
         return self.builder.add(address, self.builder.mul(index, ir.Constant(I64, n_bytes)))
@@ -178,6 +182,12 @@ class Emitter:
         memory = cgutils.alloca_once(self.builder, I8, size=ir.Constant(I32, n_bytes))
         memory.align = alignment
         return self.builder.ptrtoint(memory, I64)
+
+    def scratch(self, n_bytes: Any) -> Any:
+        """Return the address of stack memory of a size known at run time, aligned to 64 bytes."""
+        size = self.builder.add(n_bytes, ir.Constant(I64, 64))
+        memory = self.builder.ptrtoint(self.builder.alloca(I8, size=size), I64)
+        return self.builder.and_(self.offset(memory, 63), ir.Constant(I64, -64))
 
     def clear(self, address: Any, n_bytes: int) -> None:
         """Set a multiple of 64 bytes to zero."""

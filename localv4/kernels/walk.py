@@ -5,7 +5,7 @@ products of one register, `finish` gives the sums of 16 float32 lanes.  The kern
 built from it (row_dot.py for few tokens, row_tile.py for many) only differ in how often they
 decode and where decoded weights wait, so they give the same bytes.
 
-The order of sums, whatever the tier:
+The order of sums, the same in all tiers but for one case:
 
 * FP8, BF16 (and FP4 with float32 activations): a superblock has 256 columns.  A lane sums its
   16 products from zero by fused multiply-add, two columns a step, the higher one first.
@@ -13,7 +13,9 @@ The order of sums, whatever the tier:
   ``acc = fma(pair, scale, acc)`` with one accumulator a lane.  BF16 has no scale: the pair is
   added.
 * FP4 with FP8-rounded activations: a superblock has 512 columns, a lane has one scale block of
-  them: the exact sum of 32 integers, rounded to float32 once; then the same fma.
+  them: the exact sum of 32 integers, rounded to float32 once; then the same fma.  In the tier
+  with a matrix unit two sums are added like that, one after the other: activations are integers
+  of three digits of base 64, and the highest ones, multiples of 4096, are summed apart.
 * F32 rows: every product is added to an accumulator by fused multiply-add; there are two
   accumulators a lane, for blocks of 16 columns in turn.
 * FP8 rows whose F32 scales make every weight round to BF16 by itself are scaled and rounded
@@ -42,8 +44,8 @@ class Walk:
     name
         Unique; part of the compiled functions' names.
     layout
-        Of the activations: "f32", "bf16" (pairs), "digits" (bytes), "integers" or "halves"
-        (BF16 of whole numbers, small and large ones apart).
+        Of the activations: "f32", "bf16" (pairs), "digits" or "digits_apart" (bytes), "integers"
+        (as float32) or "halves" (BF16 of highest digits and of the rest, times their scales).
     columns
         Column of a superblock behind every place of the activations.
     weight_bytes, lane_bytes
@@ -103,8 +105,11 @@ class Walk:
         """Return a superblock's weights, a register for each step that differs."""
         raise NotImplementedError
 
-    def tiles(self, emit: Emitter, address: Any) -> list[Any]:
-        """Return a part's weights as rows of the matrix unit's tiles, by groups."""
+    def tiles(self, emit: Emitter, address: Any, lowered: list[Any] | None) -> list[Any]:
+        """Return a part's weights as rows of the matrix unit's tiles, by groups.
+
+        `lowered`, one for each group, are taken off the exponents of BF16 weights.
+        """
         raise NotImplementedError
 
     def scale(self, emit: Emitter, address: Any) -> Any:

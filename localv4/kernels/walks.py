@@ -54,8 +54,8 @@ class _Fp8Bf16(_Fp8):
     def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
         return decode.fp8_to_bf16(emit, address)
 
-    def tiles(self, emit: Emitter, address: Any) -> list[Any]:
-        return decode.fp8_to_tiles(emit, address)
+    def tiles(self, emit: Emitter, address: Any, lowered: list[Any] | None) -> list[Any]:
+        return decode.fp8_to_tiles(emit, address, lowered)
 
     def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
         value = emit.load(emit.offset(address, 64 * number), vector(I16, 32))
@@ -127,7 +127,8 @@ class _Bf16Pairs(_Bf16):
     def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
         return [emit.load(emit.offset(address, 64 * i), vector(I16, 32)) for i in range(8)]
 
-    def tiles(self, emit: Emitter, address: Any) -> list[Any]:
+    def tiles(self, emit: Emitter, address: Any, lowered: list[Any] | None) -> list[Any]:
+        assert lowered is None  # there are no scales
         return decode.bf16_to_tiles(emit, address)
 
     def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
@@ -152,7 +153,7 @@ _FP8_BF16, _FP8_HALF, _BF16_PAIRS = _Fp8Bf16(), _Fp8Half(), _Bf16Pairs()
 
 def walk_for_many(walk: Walk) -> Walk:
     """Return how the matrix unit, if it is in force, multiplies many tokens: the same bytes."""
-    return FP4_HALVES if tiers.active() == "amx" and walk.layout == "digits" else walk
+    return FP4_HALVES if tiers.active() == "amx" and walk.layout == "digits_apart" else walk
 
 
 def walk_for(weight_format: str, activations: str, tier: str | None = None) -> Walk:

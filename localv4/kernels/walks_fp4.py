@@ -6,7 +6,7 @@ Knows nothing of the loops that they are built into.
 from typing import Any
 
 from localv4.kernels import decode
-from localv4.kernels.simd import F32X16, I8, I16, I32, LANES, Emitter, vector
+from localv4.kernels.simd import F32, F32X16, I8, I16, I32, LANES, Emitter, vector
 from localv4.kernels.walk import Walk
 
 __all__ = ["FP4", "FP4_HALVES", "FP4_ROUNDED"]
@@ -31,36 +31,47 @@ class _Fp4(Walk):
 
 
 class _Fp4Integers(Walk):
-    """FP4 times FP8-rounded activations by exact integers, in portable vector code."""
+    """FP4 times FP8-rounded activations by exact sums of whole numbers, in portable vector code.
+
+    Activations are a multiple of 4096 and a rest, so that float32 holds the sums of each.
+    """
 
     name = "fp4_integers"
     layout = "integers"
     columns = decode.FP4_INTEGER_COLUMNS
     weight_bytes = 256
-    lane_bytes = 2048 + 64
+    lane_bytes = 2 * 2048 + 64
     n_registers = 32
     n_steps = 32
     scale_lanes = _FP4_INTEGER_SCALES
     scale_bytes = 1
-    kind = vector(I32)
 
     def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
         return decode.fp4_to_integers(emit, address)
 
     def begin(self, emit: Emitter, accumulators: list[Any]) -> Any:
-        return emit.splat_constant(I32, 0)
+        return [emit.splat_constant(F32, 0.0)] * 2
 
     def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
-        value = emit.load(emit.offset(address, 64 * number), vector(I32))
-        return emit.builder.add(sums, emit.builder.mul(weight, value))
+        places = [emit.offset(address, 64 * number + 2048 * part) for part in range(2)]
+        values = [emit.load(place, F32X16) for place in places]
+        return [emit.fma(weight, value, total) for total, value in zip(sums, values, strict=True)]
 
     def finish(
         self, emit: Emitter, sums: Any, accumulators: list[Any], scale: Any, address: Any
     ) -> list[Any]:
         # the activations' own scales come last in their superblock
         factor = emit.load(emit.offset(address, self.lane_bytes - 64), F32X16)
-        value = emit.builder.sitofp(sums, F32X16)
-        return [emit.fma(value, emit.builder.fmul(scale, factor), accumulators[0])]
+        factor = emit.builder.fmul(scale, factor)
+        total = accumulators[0]
+        for part in self._parts(emit, sums, address):
+            total = emit.fma(emit.builder.sitofp(part, F32X16), factor, total)
+        return [total]
+
+    def _parts(self, emit: Emitter, sums: Any, address: Any) -> list[Any]:
+        """Return the integers that are added one after the other."""
+        upper, lower = (emit.builder.fptosi(part, vector(I32)) for part in sums)
+        return [emit.builder.add(upper, lower)]
 
     def total(self, emit: Emitter, accumulators: list[Any]) -> Any:
         return emit.lane_sum(accumulators[0])
@@ -92,19 +103,24 @@ class _Fp4Vnni(_Fp4Integers):
     def register_of(self, step: int) -> int:
         return step % _DIGIT_STEPS
 
+    def begin(self, emit: Emitter, accumulators: list[Any]) -> Any:
+        return emit.splat_constant(I32, 0)
+
     def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
         if number in (_DIGIT_STEPS, 2 * _DIGIT_STEPS):
             sums = emit.builder.shl(sums, emit.splat_constant(I32, 6))
+        return self._added(emit, number, sums, weight, address)
+
+    def _added(self, emit: Emitter, number: int, total: Any, weight: Any, address: Any) -> Any:
         value = emit.load(emit.offset(address, 64 * number), vector(I32))
         weight = emit.builder.bitcast(weight, vector(I32))
-        return emit.call("llvm.x86.avx512.vpdpbusd.512", vector(I32), sums, weight, value)
+        return emit.call("llvm.x86.avx512.vpdpbusd.512", vector(I32), total, weight, value)
 
-    def finish(
-        self, emit: Emitter, sums: Any, accumulators: list[Any], scale: Any, address: Any
-    ) -> list[Any]:
-        correction = emit.load(emit.offset(address, 3 * _DIGIT_BYTES), vector(I32))
-        sums = emit.builder.add(sums, correction)
-        return super().finish(emit, sums, accumulators, scale, address)
+    def _correction(self, emit: Emitter, address: Any, part: int = 0) -> Any:
+        return emit.load(emit.offset(address, 3 * _DIGIT_BYTES + 64 * part), vector(I32))
+
+    def _parts(self, emit: Emitter, sums: Any, address: Any) -> list[Any]:
+        return [emit.builder.add(sums, self._correction(emit, address))]
 
 
 class _Fp4VnniPermuted(_Fp4Vnni):
@@ -120,30 +136,69 @@ class _Fp4VnniRows(_Fp4Vnni):
     """The digits in sums of their own: shorter chains, but too many registers for a tile."""
 
     def begin(self, emit: Emitter, accumulators: list[Any]) -> Any:
-        correction = None  # loaded by the first step, which knows where
-        return [emit.splat_constant(I32, 0), emit.splat_constant(I32, 0), correction]
+        return [emit.splat_constant(I32, 0)] * 3
 
     def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
         digit = number // _DIGIT_STEPS
         if number == 2 * _DIGIT_STEPS:
-            sums = [*sums[:2], emit.load(emit.offset(address, 3 * _DIGIT_BYTES), vector(I32))]
-        value = emit.load(emit.offset(address, 64 * number), vector(I32))
-        weight = emit.builder.bitcast(weight, vector(I32))
-        name, kind = "llvm.x86.avx512.vpdpbusd.512", vector(I32)
-        added = emit.call(name, kind, sums[digit], weight, value)
+            sums = [*sums[:2], self._correction(emit, address)]
+        added = self._added(emit, number, sums[digit], weight, address)
         return [added if i == digit else total for i, total in enumerate(sums)]
 
-    def finish(
-        self, emit: Emitter, sums: Any, accumulators: list[Any], scale: Any, address: Any
-    ) -> list[Any]:
+    def _parts(self, emit: Emitter, sums: Any, address: Any) -> list[Any]:
         high = emit.builder.shl(sums[0], emit.splat_constant(I32, 12))
         middle = emit.builder.shl(sums[1], emit.splat_constant(I32, 6))
-        total = emit.builder.add(emit.builder.add(high, middle), sums[2])
-        return _Fp4Integers.finish(self, emit, total, accumulators, scale, address)
+        return [emit.builder.add(emit.builder.add(high, middle), sums[2])]
 
 
 class _Fp4VnniPermutedRows(_Fp4VnniRows):
     permutes = True
+
+
+class _Fp4Apart(_Fp4VnniPermuted):
+    """The highest digits are summed apart from the others, as the matrix unit does it."""
+
+    name = "fp4_apart"
+    layout = "digits_apart"
+    lane_bytes = 3 * _DIGIT_BYTES + 2 * 64 + 64
+
+    @property
+    def for_rows(self) -> Walk:
+        return _Fp4ApartRows()
+
+    def begin(self, emit: Emitter, accumulators: list[Any]) -> Any:
+        return [emit.splat_constant(I32, 0)] * 2
+
+    def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
+        upper, lower = sums
+        if number < _DIGIT_STEPS:
+            return [self._added(emit, number, upper, weight, address), lower]
+        if number == 2 * _DIGIT_STEPS:
+            lower = emit.builder.shl(lower, emit.splat_constant(I32, 6))
+        return [upper, self._added(emit, number, lower, weight, address)]
+
+    def _parts(self, emit: Emitter, sums: Any, address: Any) -> list[Any]:
+        upper, lower = (
+            emit.builder.add(total, self._correction(emit, address, part))
+            for part, total in enumerate(sums)
+        )
+        return [emit.builder.shl(upper, emit.splat_constant(I32, 12)), lower]
+
+
+class _Fp4ApartRows(_Fp4Apart):
+    """Every digit in a sum of its own."""
+
+    def begin(self, emit: Emitter, accumulators: list[Any]) -> Any:
+        return [emit.splat_constant(I32, 0)] * 3
+
+    def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
+        digit = number // _DIGIT_STEPS
+        added = self._added(emit, number, sums[digit], weight, address)
+        return [added if i == digit else total for i, total in enumerate(sums)]
+
+    def _parts(self, emit: Emitter, sums: Any, address: Any) -> list[Any]:
+        middle = emit.builder.shl(sums[1], emit.splat_constant(I32, 6))
+        return super()._parts(emit, [sums[0], emit.builder.add(middle, sums[2])], address)
 
 
 class _Fp4Maddubs(_Fp4Vnni):
@@ -171,10 +226,8 @@ class _Fp4Maddubs(_Fp4Vnni):
             digit = emit.builder.add(shifted, digit)
         return digit, None
 
-    def finish(
-        self, emit: Emitter, sums: Any, accumulators: list[Any], scale: Any, address: Any
-    ) -> list[Any]:
-        return super().finish(emit, sums[0], accumulators, scale, address)
+    def _parts(self, emit: Emitter, sums: Any, address: Any) -> list[Any]:
+        return super()._parts(emit, sums[0], address)
 
     def _pairs(self, emit: Emitter, weight: Any, value: Any) -> Any:
         return emit.call("llvm.x86.avx512.pmaddubs.w.512", vector(I16, 32), weight, value)
@@ -203,7 +256,7 @@ class _Fp4MaddubsHalves(_Fp4Maddubs):
 
 
 class _Fp4Halves(_Fp4Integers):
-    """The same integers as BF16 in the matrix unit (amx_tile.py), for many tokens only."""
+    """The same sums as `_Fp4Apart` in the matrix unit (amx_tile.py), for many tokens only."""
 
     name = "fp4_halves"
     layout = "halves"
@@ -211,20 +264,20 @@ class _Fp4Halves(_Fp4Integers):
     n_parts = 4
     lane_bytes = 16 * 2 * 64 + 64
 
-    def tiles(self, emit: Emitter, address: Any) -> list[Any]:
-        return decode.fp4_to_tiles(emit, address)
+    def tiles(self, emit: Emitter, address: Any, lowered: list[Any] | None) -> list[Any]:
+        return decode.fp4_to_tiles(emit, address, lowered)
 
 
 FP4 = _Fp4()
 """Times any activations."""
 FP4_ROUNDED: dict[str, Walk] = {
-    "amx": _Fp4VnniPermuted(),
+    "amx": _Fp4Apart(),
     "avx512_bf16": _Fp4VnniPermuted(),
     "avx512_vnni": _Fp4Vnni(),
     "avx512": _Fp4Maddubs(),
     "avx2": _Fp4MaddubsHalves(),
     "generic": _Fp4Integers(),
 }
-"""Times FP8-rounded activations, by tier: the same bytes."""
+"""Times FP8-rounded activations, by tier: the same bytes but for "amx"."""
 FP4_HALVES = _Fp4Halves()
-"""The same in the matrix unit, for many tokens."""
+"""Times FP8-rounded activations in the matrix unit, for many tokens."""

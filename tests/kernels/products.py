@@ -92,7 +92,16 @@ class Product(NamedTuple):
 
     def twin(self) -> F32:
         quantised = self.activations == "fp8"
-        return row_dot.multiply(self.name, self.weights, self.scales, self.x, quantised)
+        # the walk for few tokens: the tier's, or what a test chose
+        walk = Lanes.room(self.name, quantised, 1, self.x.shape[1], self.activations != "f32").walk
+        return row_dot.multiply(
+            self.name,
+            self.weights,
+            self.scales,
+            self.x,
+            quantised,
+            apart=walk.layout == "digits_apart",
+        )
 
 
 def spread_floats(rng: np.random.Generator, *shape: int) -> F32:
@@ -110,8 +119,12 @@ def random_product(
     n_tokens: int = 1,
     seed: int = 0,
     activations: str = "f32",
+    usual_scales: bool = False,
 ) -> Product:
-    """Return a product of weights and activations of very different magnitudes."""
+    """Return a product of weights and activations of very different magnitudes.
+
+    Usual scales are powers of two, one at most, as amx_rows.py wants them.
+    """
     rng = np.random.default_rng([seed, n_rows, n_columns])
     x = spread_floats(rng, n_tokens, n_columns)
     if activations != "f32":
@@ -120,10 +133,14 @@ def random_product(
     weights: NDArray[Any]
     if name == "fp4":
         weights = rng.integers(0, 256, (n_rows, n_columns // 2), np.uint8)
-        scales = rng.integers(100, 150, (n_rows, n_columns // 32), np.uint8)
+        fields = (127 - 60, 128) if usual_scales else (100, 150)
+        scales = rng.integers(*fields, (n_rows, n_columns // 32), np.uint8)
     elif name in ("fp8", "fp8_as_bf16"):
         weights = rng.choice(NOT_NAN, (n_rows, n_columns))
-        scales = spread_floats(rng, -(-n_rows // 128), -(-n_columns // 128))
+        shape = -(-n_rows // 128), -(-n_columns // 128)
+        scales = spread_floats(rng, *shape)
+        if usual_scales:
+            scales = np.exp2(rng.integers(-60, 1, shape)).astype(np.float32)
     else:
         weights = spread_floats(rng, n_rows, n_columns)
         if name == "bf16":

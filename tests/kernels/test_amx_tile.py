@@ -6,6 +6,7 @@ Other numbers of tokens are the business of test_row_dot.py.
 import numpy as np
 import pytest
 
+from localv4 import quant
 from localv4.kernels import tiers
 from localv4.kernels.arrays import aligned
 from localv4.kernels.lanes import Lanes, packing_bytes
@@ -14,7 +15,14 @@ from localv4.kernels.packing import FEWEST_HALVES
 from localv4.kernels.walks import walk_for, walk_for_many
 from localv4.quant import bf16, e2m1, e4m3
 from tests.kernels.compare import F32, assert_same_bytes, needs_compiler
-from tests.kernels.products import Product, arranged, random_product, run_product, taken
+from tests.kernels.products import (
+    Product,
+    arranged,
+    random_product,
+    run_product,
+    spread_floats,
+    taken,
+)
 
 pytestmark = [
     needs_compiler,
@@ -24,22 +32,34 @@ pytestmark = [
 _SOME_TOKENS = max(10, FEWEST_HALVES)  # enough for the matrix unit, less than a block
 
 in_the_unit = pytest.mark.parametrize(
-    ("name", "activations"), [("fp4", "fp8"), ("fp8", "fp8"), ("fp8", "bf16"), ("bf16", "bf16")]
+    ("name", "activations", "usual"),
+    [
+        ("fp4", "fp8", True),
+        ("fp4", "fp8", False),
+        ("fp8", "fp8", True),
+        ("fp8", "fp8", False),
+        ("fp8", "bf16", True),
+        ("fp8", "bf16", False),
+        ("bf16", "bf16", False),
+    ],
 )
+"""Every format; with usual scales weights are multiplied with them before the unit."""
 
 
 @in_the_unit
-@pytest.mark.parametrize("n_columns", [32, 288, 512, 1024, 1312])
-def test_whole_and_partial_superblocks(name: str, activations: str, n_columns: int):
-    product = random_product(name, 37, n_columns, 20, 0, activations)
+@pytest.mark.parametrize("n_columns", [32, 288, 512, 1024, 1312, 5120])
+def test_whole_and_partial_superblocks(name: str, activations: str, usual: bool, n_columns: int):
+    product = random_product(name, 37, n_columns, 20, 0, activations, usual)
     assert_same_bytes(product.ours(), product.twin())
 
 
 @in_the_unit
 @pytest.mark.parametrize("n_rows", [1, 15, 16, 17, 31, 32, 33, 64, 95])
 @pytest.mark.parametrize("n_tokens", [10, 16, 33])
-def test_whole_and_partial_units(name: str, activations: str, n_rows: int, n_tokens: int):
-    product = random_product(name, n_rows, 544, n_tokens, 1, activations)
+def test_whole_and_partial_units(
+    name: str, activations: str, usual: bool, n_rows: int, n_tokens: int
+):
+    product = random_product(name, n_rows, 544, n_tokens, 1, activations, usual)
     lanes, matrix = product.lanes(), product.matrix()
     assert lanes.blocks is not None
     few = [arranged(product.x[first : first + 1], name, activations) for first in range(n_tokens)]
@@ -53,10 +73,10 @@ def test_whole_and_partial_units(name: str, activations: str, n_rows: int, n_tok
     ("first", "n_rows", "n_tokens"), [(0, 530, 130), (37, 480, 129), (5, 1040, 65)]
 )
 def test_units_of_several_blocks_of_rows_and_of_tokens(
-    name: str, activations: str, first: int, n_rows: int, n_tokens: int
+    name: str, activations: str, usual: bool, first: int, n_rows: int, n_tokens: int
 ):
     """Rows that begin inside a block; tokens that do not fill a unit."""
-    product = random_product(name, first + n_rows, 544, n_tokens, 4, activations)
+    product = random_product(name, first + n_rows, 544, n_tokens, 4, activations, usual)
     matrix = product.matrix().rows(first, n_rows)
     few = [arranged(product.x[token : token + 1], name, activations) for token in range(n_tokens)]
     alone = np.concatenate([run_product(one, matrix) for one in few])
@@ -109,7 +129,7 @@ def test_a_block_of_activations_without_a_scale_gives_no_number(poison: float):
     assert_same_bytes(ours[:-1], product.twin()[:-1])
 
 
-def test_halves_are_the_whole_numbers_of_the_activations():
+def test_halves_are_the_digits_of_the_activations_times_their_scales():
     x = np.random.default_rng(0).standard_normal((10, 600), np.float32)
     lanes = arranged(x, "fp4", "fp8")
     walk = walk_for_many(walk_for("fp4", "fp8"))
@@ -117,16 +137,70 @@ def test_halves_are_the_whole_numbers_of_the_activations():
     assert walk.layout == "halves"
     words = lanes.memory.view(np.uint16).reshape(10, 2, -1)
     halves = bf16.decode(words[:, :, :1024]).reshape(10, 2, 16, 2, 32)
-    small, large = halves[:, :, :, 0], halves[:, :, :, 1]
-    assert (np.abs(small) < 2**15).all()
-    assert ((np.abs(large) >= 2**15) | (large == 0)).all()
-    assert ((small == 0) | (large == 0)).all()
     scales = np.ascontiguousarray(words[:, :, 1024:1032]).view(np.float32)
-    numbers = (small + large).reshape(10, 2, 4, 128) * scales[..., None]
-    places = walk.columns.reshape(4, 128)
-    padded = np.pad(x, ((0, 0), (0, 424))).reshape(10, 2, 512)[:, :, places]
-    # in units of 2**-10, of which FP4 weights are given as doubles
-    np.testing.assert_allclose(2 * numbers, padded, rtol=0.07, atol=2e-3)
+    digits = halves / np.repeat(scales, 4, axis=2)[..., None, None]
+    upper, lower = digits[:, :, :, 0], digits[:, :, :, 1]
+    assert (upper % 4096 == 0).all()
+    assert (lower == np.rint(lower)).all()
+    assert (np.abs(lower) <= 2080).all()
+    codes, _ = quant.act_quant(np.pad(x, ((0, 0), (0, 424))), 128)
+    units = (512 * e4m3.decode(codes)).reshape(10, 2, 512)[:, :, walk.columns]
+    assert_same_bytes((upper + lower).reshape(10, 2, 512), units)
+
+
+@pytest.mark.parametrize("first", range(0, 256, 32))
+@np.errstate(all="ignore")
+def test_every_scale_of_fp4(first: int):
+    """A unit's rows have one scale each: units of usual scales, of others and of both."""
+    product = random_product("fp4", 64, 1056, 18, 5, "fp8")
+    assert product.scales is not None
+    usual = np.arange(first, first + 32, dtype=np.uint8)
+    product.scales[:32] = usual[:, None]
+    product.scales[32:] = np.arange(33, dtype=np.uint8) + np.uint8(first)
+    product = product._replace(x=product.x * np.float32(2.0**20))
+    twin = product.twin()
+    assert_same_bytes(product.ours()[np.isfinite(twin)], twin[np.isfinite(twin)])
+    np.testing.assert_array_equal(np.isfinite(product.ours()), np.isfinite(twin))
+
+
+@pytest.mark.parametrize("exponent", [-61, -60, -20, -1, 0, 1])
+def test_every_fp8_code_with_scales_at_the_limits(exponent: int):
+    octets = np.arange(256, dtype=np.uint8)
+    weights = octets[:, None] + np.arange(256, dtype=np.uint8)
+    weights[np.isnan(e4m3.decode(weights))] = 0x80
+    scales = np.full((2, 2), 2.0**exponent, np.float32)
+    scales[1, 1] = 2.0**-3
+    x = bf16.round(spread_floats(np.random.default_rng(6), 20, 256))
+    product = Product("fp8", weights, scales, x, "bf16")
+    assert_same_bytes(product.ours(), product.twin())
+
+
+@pytest.mark.parametrize("exponent", [-130, -100, -60, -41, -40, 0, 40, 41, 60, 120])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_activations_at_the_limits(exponent: int, everywhere: bool):
+    """Products that would be too small or too large if they met scaled weights."""
+    product = random_product("fp8", 40, 544, 35, 7, "bf16", usual_scales=True)
+    x = np.sign(product.x)
+    if everywhere:
+        x *= np.float32(2.0**exponent)
+    else:
+        x[20, 300] = 2.0**exponent
+    product = product._replace(x=x)
+    assert_same_bytes(product.ours(), one_by_one(product))
+
+
+@pytest.mark.parametrize("exponent", [-30, 0, 30, 31, 32, 33, 60, 100])
+def test_activations_of_fp4_at_the_limits(exponent: int):
+    product = random_product("fp4", 40, 544, 35, 8, "fp8", usual_scales=True)
+    product = product._replace(x=product.x * np.float32(2.0**exponent))
+    assert_same_bytes(product.ours(), product.twin())
+
+
+def one_by_one(product: Product) -> F32:
+    """Multiply one token after the other: the kernels for few tokens."""
+    matrix = product.matrix()
+    few = [arranged(token[None], product.name, product.activations) for token in product.x]
+    return np.concatenate([run_product(one, matrix) for one in few])
 
 
 @pytest.mark.parametrize(("name", "parts_of"), [("fp4", 1), ("fp4", 12), ("fp8", 12)])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from localv4.kernels import decode, tiers
 from localv4.kernels._jit import intrinsic
-from localv4.kernels.simd import Emitter
+from localv4.kernels.simd import I16, Emitter
 from localv4.quant import bf16, e2m1, e4m3
 from tests.kernels.compare import assert_same_bytes, needs_compiler
 
@@ -72,7 +72,7 @@ def test_fp4_to_f32():
 
 
 def test_fp4_to_integers():
-    ours = decoded(decode.fp4_to_integers, LONG_FP4, np.int32).reshape(256, 512)
+    ours = decoded(decode.fp4_to_integers, LONG_FP4, np.float32).reshape(256, 512)
     np.testing.assert_array_equal(ours, 2 * LONG_FP4_VALUES[:, decode.FP4_INTEGER_COLUMNS])
 
 
@@ -124,12 +124,45 @@ def in_tiles(columns: NDArray[np.int64]) -> NDArray[np.int64]:
     return chains.reshape(8, 32)
 
 
+def with_minus(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give all zeros a minus, as tiles have them."""
+    return np.where(values == 0, np.float32(-0.0), values)
+
+
+def lowering(decoder: Callable[..., list[Any]], exponent: int) -> Decoder:
+    """Return the decoder with weights divided by 2**exponent, another one for each register."""
+
+    def lowered(emit: Emitter, address: Any) -> list[Any]:
+        taken = [emit.splat_constant(I16, (exponent + i) << 7, 32) for i in range(4)]
+        return decoder(emit, address, taken)
+
+    return lowered
+
+
+def plain(decoder: Callable[..., list[Any]]) -> Decoder:
+    return lambda emit, address: decoder(emit, address, None)
+
+
+SOME_EXPONENTS = [0, 1, 30, 57]
+
+
 @needs("avx512_bf16")
 def test_fp8_to_tiles():
     halves = FP8.reshape(-1, 128)
-    ours = decoded(decode.fp8_to_tiles, halves, np.uint16)[:, :4].reshape(256, 8, 32)
-    values = with_480(FP8_VALUES, FP8)
+    ours = decoded(plain(decode.fp8_to_tiles), halves, np.uint16)[:, :4].reshape(256, 8, 32)
+    values = with_minus(with_480(FP8_VALUES, FP8))
     assert_same_bytes(bf16.decode(ours), values[:, in_tiles(decode.FP8_COLUMNS)])
+
+
+@needs("avx512_bf16")
+@pytest.mark.parametrize("exponent", SOME_EXPONENTS)
+def test_fp8_to_tiles_divided_by_powers_of_two(exponent: int):
+    halves = FP8.reshape(-1, 128)
+    decoder = lowering(decode.fp8_to_tiles, exponent)
+    ours = decoded(decoder, halves, np.uint16)[:, :4].reshape(256, 8, 32)
+    values = with_minus(with_480(FP8_VALUES, FP8))[:, in_tiles(decode.FP8_COLUMNS)]
+    powers = np.float32(0.5) ** (exponent + np.arange(8, dtype=np.float32) % 4)
+    assert_same_bytes(bf16.decode(ours), values * powers[:, None])
 
 
 @needs("avx512")
@@ -142,8 +175,20 @@ def test_bf16_to_tiles():
 @needs("avx512")
 def test_fp4_to_tiles_is_twice_the_values():
     lines = LONG_FP4.reshape(-1, 64)
-    ours = decoded(decode.fp4_to_tiles, lines, np.uint16)[:, :4].reshape(256, 512)
-    assert_same_bytes(bf16.decode(ours), 2 * LONG_FP4_VALUES[:, decode.FP4_TILE_COLUMNS])
+    ours = decoded(plain(decode.fp4_to_tiles), lines, np.uint16)[:, :4].reshape(256, 512)
+    values = with_minus(2 * LONG_FP4_VALUES)
+    assert_same_bytes(bf16.decode(ours), values[:, decode.FP4_TILE_COLUMNS])
+
+
+@needs("avx512")
+@pytest.mark.parametrize("exponent", SOME_EXPONENTS)
+def test_fp4_to_tiles_divided_by_powers_of_two(exponent: int):
+    lines = LONG_FP4.reshape(-1, 64)
+    decoder = lowering(decode.fp4_to_tiles, exponent)
+    ours = decoded(decoder, lines, np.uint16)[:, :4].reshape(256, 16, 32)
+    values = with_minus(2 * LONG_FP4_VALUES)[:, decode.FP4_TILE_COLUMNS].reshape(256, 16, 32)
+    powers = np.float32(0.5) ** (exponent + np.arange(16, dtype=np.float32) % 4)
+    assert_same_bytes(bf16.decode(ours), values * powers[:, None])
 
 
 def test_bf16_to_f32():

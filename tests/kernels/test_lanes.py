@@ -102,10 +102,13 @@ def test_integers(monkeypatch: pytest.MonkeyPatch, n_columns: int):
     use(monkeypatch, walk_for("fp4", "fp8", "generic"))
     x = spread_floats(RNG, 3, n_columns)
     units, scales = units_and_scales(x)
-    words = arranged(x, "fp4", "fp8").memory.view(np.int32).reshape(3, -1, 528)
+    words = arranged(x, "fp4", "fp8").memory.view(np.float32).reshape(3, -1, 1040)
     blocks = units.reshape(3, -1, 4, 4, 32).transpose(0, 1, 4, 3, 2)  # step, s, z
-    np.testing.assert_array_equal(words[:, :, :512], blocks.reshape(3, -1, 512))
-    assert_lane_scales(words[:, :, 512:].view(np.float32), scales)
+    highest = words[:, :, :512]
+    np.testing.assert_array_equal(highest, (blocks.reshape(3, -1, 512) + 2080) // 4096 * 4096)
+    together = highest + words[:, :, 512:1024]
+    np.testing.assert_array_equal(together, blocks.reshape(3, -1, 512))
+    assert_lane_scales(words[:, :, 1024:], scales)
 
 
 def digit_columns() -> NDArray[np.int64]:
@@ -124,19 +127,25 @@ def all_fp8_values() -> F32:
     return np.stack([values, np.full(256, 448), np.full(256, -448)]).astype(np.float32)
 
 
+@pytest.mark.parametrize("tier", ["avx512_vnni", "amx"])
 @pytest.mark.parametrize("n_columns", [32, 256, 416, 1024, 0])
-def test_digits(monkeypatch: pytest.MonkeyPatch, n_columns: int):
-    use(monkeypatch, walk_for("fp4", "fp8", "avx512_vnni"))
+def test_digits(monkeypatch: pytest.MonkeyPatch, n_columns: int, tier: str):
+    walk = walk_for("fp4", "fp8", tier)
+    use(monkeypatch, walk)
     x = spread_floats(RNG, 3, n_columns) if n_columns else all_fp8_values()
     units, scales = units_and_scales(x)
-    memory = arranged(x, "fp4", "fp8").memory.reshape(3, -1, 1664)
+    memory = arranged(x, "fp4", "fp8").memory.reshape(3, -1, walk.lane_bytes)
     digits = memory[:, :, :1536].view(np.int8).astype(np.int64).reshape(3, -1, 3, 8, 16, 4)
     assert (np.abs(digits) <= 64).all()  # so that no kernel's 16-bit sum overflows
     together = (digits[:, :, 0] * 64 + digits[:, :, 1]) * 64 + digits[:, :, 2]
     np.testing.assert_array_equal(together, units.reshape(3, -1, 512)[:, :, digit_columns()])
-    corrections = np.ascontiguousarray(memory[:, :, 1536:1600]).view(np.int32)
-    np.testing.assert_array_equal(corrections, -FP4_OFFSET * together.sum(axis=(2, 4)))
-    assert_lane_scales(np.ascontiguousarray(memory[:, :, 1600:]).view(np.float32), scales)
+    highest = digits[:, :, 0]
+    apart = [highest, together - 4096 * highest]
+    for part, numbers in enumerate(apart if tier == "amx" else [together]):
+        place = 1536 + 64 * part
+        ours = np.ascontiguousarray(memory[:, :, place : place + 64]).view(np.int32)
+        np.testing.assert_array_equal(ours, -FP4_OFFSET * numbers.sum(axis=(2, 4)))
+    assert_lane_scales(np.ascontiguousarray(memory[:, :, -64:]).view(np.float32), scales)
 
 
 @pytest.mark.parametrize("poison", [np.nan, -np.nan, np.inf, -np.inf])

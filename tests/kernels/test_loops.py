@@ -62,6 +62,7 @@ def test_every_kernel_runs_here_or_needs_vector_code():
     kernels = Path(FOLDER.parents[1], "localv4", "kernels").glob("[!_]*.py")
     vector_code = {
         "arrays",
+        "amx_rows",
         "amx_tile",
         "attention_products",
         "binding",

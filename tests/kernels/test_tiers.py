@@ -1,4 +1,4 @@
-"""Which tier of vector instructions is chosen, and that every tier gives the same products."""
+"""Which tier of vector instructions is chosen, and that tiers give the same products."""
 
 import hashlib
 import os
@@ -68,13 +68,12 @@ def test_a_tier_that_cannot_be_is_refused_in_one_sentence(asked: str):
         tiers.choose(asked, ["avx2", "generic"])
 
 
-def bytes_of_products() -> str:
+def bytes_of_products(name: str) -> str:
     """Hash products of a few rows by both kinds of kernels."""
     digest = hashlib.sha256()
-    for name in ("fp4", "fp8"):
-        for n_tokens in (2, 17):
-            product = random_product(name, 19, 416, n_tokens, 1, "fp8")
-            digest.update(product.ours().tobytes())
+    for n_tokens in (2, 17):
+        product = random_product(name, 19, 1056, n_tokens, 1, "fp8")
+        digest.update(product.ours().tobytes())
     return digest.hexdigest()
 
 
@@ -82,7 +81,7 @@ PRODUCTS = """
     from localv4.kernels import tiers
     from tests.kernels.test_tiers import bytes_of_products
 
-    print(tiers.active(), bytes_of_products())
+    print(tiers.active(), bytes_of_products("fp4"), bytes_of_products("fp8"))
 """
 
 
@@ -100,10 +99,17 @@ def printed(script: str, **environment: str) -> subprocess.CompletedProcess[str]
 @needs_compiler
 @pytest.mark.slow
 def test_every_tier_gives_the_same_bytes():
-    expected = bytes_of_products()
-    for tier in {"avx2", "generic"}.intersection(tiers.available()):
+    """But for FP4 where there is a matrix unit, whose order of sums is its own (walk.py)."""
+    fp8 = {bytes_of_products("fp8")}
+    fp4 = {bytes_of_products("fp4")} if tiers.active() != "amx" else set()
+    for tier in {"avx512_bf16", "avx2", "generic"}.intersection(tiers.available()):
         done = printed(PRODUCTS, LOCALV4_TIER=tier)
-        assert done.stdout.split() == [tier, expected], done.stderr[-2000:]
+        assert done.stdout.startswith(tier), done.stderr[-2000:]
+        _, one, other = done.stdout.split()
+        fp4.add(one)
+        fp8.add(other)
+    assert len(fp8) == 1
+    assert len(fp4) <= 1
 
 
 def test_a_cpu_that_numba_was_told_has_no_special_instructions():

@@ -9,7 +9,8 @@ A row of weights times a token is summed over 16 float32 lanes, superblock by su
 * FP4 with activations rounded to FP8: doubled weights and activations in units of 2^-9 are
   integers. In a superblock of 512 columns lane 4s+z has the scale block 4z+s of 32 columns: its sum
   is exact, is rounded to float32 once, and its scale is the weights' scale times 2^-10 times the
-  activations' scale.
+  activations' scale. If sums are apart, an activation is a multiple of 4096 and a rest from -2080
+  to 2015, and the sum of the multiples is added first, then that of the rests.
 * F32, and FP8 weights that are scaled and rounded to BF16 first: two accumulators, which steps use
   by turns; they are added at the end.
 
@@ -174,19 +175,22 @@ def scaled(order: Order, values: F32, factors: F32, x: F32) -> F32:
     return tree_sum(pairs)
 
 
-def rounded_fp4(values: F32, factors: F32, x: F32) -> F32:
+def rounded_fp4(values: F32, factors: F32, x: F32, apart: bool) -> F32:
     """Multiply FP4 rows with activations that are rounded to FP8 first."""
     codes, x_scales = quant.act_quant(x, 128)
     # a block without a scale gives no number, whatever its codes are
     units = np.nan_to_num(512 * e4m3.decode(codes)).astype(np.int64)
+    upper = (units + 2080) // 4096 * 4096
+    parts = [upper, units - upper] if apart else [units]
     doubled = (2 * values).astype(np.int64)
     lanes = np.zeros((len(x), len(values), 16), np.float32)
     for block in range(values.shape[1] // 32):
         lane = 4 * (block % 4) + block // 4 % 4
         columns = slice(32 * block, 32 * block + 32)
-        sums = (units[:, columns] @ doubled[:, columns].T).astype(np.float32)
         x_scale = x_scales[:, block // 4, None] * np.float32(2.0**-10)
-        lanes[..., lane] = fma(sums, factors[None, :, block] * x_scale, lanes[..., lane])
+        for part in parts:
+            sums = (part[:, columns] @ doubled[:, columns].T).astype(np.float32)
+            lanes[..., lane] = fma(sums, factors[None, :, block] * x_scale, lanes[..., lane])
     return tree_sum(lanes)
 
 
@@ -197,11 +201,12 @@ def multiply(
     scales: NDArray[np.generic] | None,
     x: F32,
     quantised: bool = False,
+    apart: bool = False,
 ) -> F32:
     """Return x W^T, float32 [tokens, rows], before any rounding of the result.
 
     `x` is float32 [tokens, columns], rounded to FP8 first if `quantised`; weights and scales are
-    as stored (localv4.kernels.matmul).
+    as stored (localv4.kernels.matmul). `apart` is for FP4 with rounded activations.
     """
     order = ORDERS[name]
     values, factors = stored_weights(name, weights, scales)
@@ -214,5 +219,5 @@ def multiply(
         return by_turns(order, values, x)
     factors = padded(factors, n_superblocks * (int(order.scale_blocks.max()) + 1))
     if quantised and name == "fp4":
-        return rounded_fp4(values, factors, x)
+        return rounded_fp4(values, factors, x, apart)
     return scaled(order, values, factors, x)
