@@ -11,7 +11,7 @@ config.
     matmul, lanes, packing          weights in any stored format times activations
     walks, decode, simd             the sum orders; formats to vector registers
     row_dot, row_tile, amx_tile     few tokens, many, many in the matrix unit
-    amx_rows                        its tiles of weights
+    amx_unit, amx_rows, amx_folded, amx_scaled   its operands, tiles of weights, and sums
     rounding, fp8_values, elementwise, sums      for use in other kernels
     norm, heads, rope, hyper_connections, moe    what their namesakes in localv4 need
     compressor, entries, kv_rows, indexer, choice, attention, tiles

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels._jit import leaf
-from localv4.kernels.amx_tile import BLOCK_TOKENS, LARGEST_SCALE
+from localv4.kernels.amx_unit import BLOCK_TOKENS, LARGEST_SCALE
 from localv4.kernels.arrays import aligned
 from localv4.kernels.decode import FP4_OFFSET
 from localv4.kernels.launch import Program, kernel

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localv4.kernels import tiers
-from localv4.kernels.amx_tile import BLOCK_TOKENS, UNIT_ROWS, UNIT_TOKENS, amx_tile
+from localv4.kernels.amx_rows import UNIT_ROWS
+from localv4.kernels.amx_tile import amx_tile
+from localv4.kernels.amx_unit import BLOCK_TOKENS, UNIT_TOKENS
 from localv4.kernels.arrays import address
 from localv4.kernels.lanes import Lanes, arrange
 from localv4.kernels.launch import Kernel, Program, Task, kernel

@@ -4,7 +4,7 @@ A block of 16 tokens is, group by group of 32 columns and superblock by superblo
 16 columns, which are the tokens, of two BF16 numbers in 16 rows.  For FP8 and BF16 a group is a
 pair of lanes, and the two numbers are one of each lane.  For FP4 there are two such tiles, of upper
 and of lower digits, and behind them the scales of the tokens.  The last 64 bytes say whether one of
-the activations is so small or large that amx_tile.py must not fold.
+the activations is so small or large that amx_folded.py cannot take them.
 
 Knows nothing of how activations were rounded.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from localv4.kernels import tiers
 from localv4.kernels._jit import leaf
-from localv4.kernels.amx_tile import (
+from localv4.kernels.amx_unit import (
     BLOCK_TAIL,
     BLOCK_TOKENS,
     LARGEST_SCALE,

@@ -62,8 +62,11 @@ def test_every_kernel_runs_here_or_needs_vector_code():
     kernels = Path(FOLDER.parents[1], "localv4", "kernels").glob("[!_]*.py")
     vector_code = {
         "arrays",
+        "amx_folded",
         "amx_rows",
+        "amx_scaled",
         "amx_tile",
+        "amx_unit",
         "attention_products",
         "binding",
         "calls",
