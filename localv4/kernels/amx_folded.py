@@ -22,17 +22,19 @@ def add_folded(unit: Unit, index: Any, part: Any, first: Any, count: Any) -> Non
     emit, builder = unit.emit, unit.builder
     two = integer(2)
 
+    def weights_of(tile: Any) -> list[Any]:
+        return [unit.weights(emit.offset(tile, i)) for i in range(TILES)]
+
     def group(number: Any) -> None:
         here = emit.at(number, part, unit.at_once)
         tile = builder.mul(number, integer(TILES))
-        weights = [unit.weights(emit.offset(tile, i)) for i in range(TILES)]
         asks_at = emit.at(tile, index, unit.at_once * TILES)
 
         def pair(block: Any) -> None:
             blocks = [builder.mul(block, two), emit.offset(builder.mul(block, two), 1)]
             _accumulate(
                 unit,
-                [weights],
+                [weights_of(tile)],
                 [unit.inputs(b, here, first) for b in blocks],
                 [unit.sums(b, here, i) for b in blocks for i in range(TILES)],
                 (first, count),
@@ -49,11 +51,9 @@ def add_folded(unit: Unit, index: Any, part: Any, first: Any, count: Any) -> Non
         here = emit.at(builder.mul(number, two), part, unit.at_once)
         tile = builder.mul(number, integer(2 * TILES))
         both = [here, emit.offset(here, 1)]
-        tiles = [[unit.weights(emit.offset(tile, TILES * g + i)) for i in range(TILES)]
-                 for g in range(2)]  # fmt: skip
         _accumulate(
             unit,
-            tiles,
+            [weights_of(tile), weights_of(emit.offset(tile, TILES))],
             [unit.inputs(block, g, first) for g in both],
             [unit.sums(block, g, i) for g in both for i in range(TILES)],
             (first, count),

@@ -17,17 +17,21 @@ from localv4.kernels.row_dot import integer
 from localv4.kernels.simd import F32X16, I8, I16, I32, I64, Emitter, vector
 from localv4.kernels.walk import Walk
 
-__all__ = ["GROUP_COLUMNS", "TILE_BYTES", "TILE_ROWS", "UNIT_ROWS", "Rows"]
+__all__ = ["TILE_BYTES", "TILE_ROWS", "UNIT_ROWS", "Rows", "groups"]
 
 TILE_ROWS = 16
 TILE_BYTES = TILE_ROWS * 64
 UNIT_ROWS = 32
-GROUP_COLUMNS = 32
-
+_GROUP_COLUMNS = 32
 _ROW_SCALES = 16  # of an FP4 superblock, one for each group
 # Fields of the exponents of usual scales: 2**-60 to 1.  With these no product of activations that
 # packing.py calls usual is so small that the matrix unit takes it for zero.
 _SMALLEST, _LARGEST = 127 - 60, 127
+
+
+def groups(walk: Walk) -> int:
+    """Return into how many blocks of 32 columns a superblock is divided."""
+    return walk.n_columns // _GROUP_COLUMNS
 
 
 class Rows:
@@ -47,7 +51,7 @@ class Rows:
         self.weights, self.weight_stride = weights
         self.scales, self.scale_stride = scales
         self.n_rows, self.n_scales = n_rows, n_scales
-        self.groups = walk.n_columns // GROUP_COLUMNS
+        self.groups = groups(walk)
         builder, per_block = emit.builder, integer(walk.n_columns)
         self.n_full = builder.udiv(n_columns, per_block)
         self.rest = builder.urem(n_columns, per_block)

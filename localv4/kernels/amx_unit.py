@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from localv4.kernels.amx_rows import GROUP_COLUMNS, TILE_BYTES, TILE_ROWS, UNIT_ROWS, Rows
+from localv4.kernels.amx_rows import TILE_BYTES, TILE_ROWS, UNIT_ROWS, Rows
 from localv4.kernels.row_dot import integer
 from localv4.kernels.simd import I8, I32, Emitter
 from localv4.kernels.walk import Walk
@@ -29,7 +29,6 @@ __all__ = [
     "WEIGHTS",
     "Unit",
     "group_bytes",
-    "groups",
 ]
 
 BLOCK_TOKENS = 16
@@ -52,11 +51,6 @@ _MANY_BLOCKS = 3
 _STREAMS = 4  # in which weights are asked for
 WEIGHTS, TOKENS = (4, 5), (6, 7)
 """Tile registers; 0 to 3 are sums."""
-
-
-def groups(walk: Walk) -> int:
-    """Return into how many blocks of 32 columns a superblock is divided."""
-    return walk.n_columns // GROUP_COLUMNS
 
 
 def group_bytes(walk: Walk) -> int:
@@ -103,17 +97,16 @@ class Unit:
             n_scales,
         )
         self.n_superblocks = self.stored.n_superblocks
-        self.groups, self.group_bytes = groups(walk), group_bytes(walk)
-        self.at_once = self.groups // walk.n_parts  # groups of a part
+        self.groups, self.group_bytes = self.stored.groups, group_bytes(walk)
+        self.at_once = self.stored.part_groups
         self.n_halves = 2 if walk.layout == "halves" else 1
         block_groups = self.builder.mul(self.n_superblocks, integer(self.groups))
         self.block_bytes = emit.at(integer(BLOCK_TAIL), block_groups, self.group_bytes)
-        self.n_blocks = emit.up(self.n_tokens, BLOCK_TOKENS)
+        self.n_blocks = emit.up(self.n_tokens, integer(BLOCK_TOKENS))
         many = self.builder.icmp_unsigned(">=", self.n_blocks, integer(_MANY_BLOCKS))
         self.run = self.builder.select(many, integer(_LONG_RUN), integer(_SHORT_RUN))
-        up = self.builder.add(self.n_superblocks, emit.offset(self.run, -1))
-        self.n_runs = self.builder.udiv(up, self.run)
-        self.n_lines = 16 * walk.weight_bytes // (64 * self.groups)  # of a group's tile
+        self.n_runs = emit.up(self.n_superblocks, self.run)
+        self.n_lines = TILE_ROWS * walk.weight_bytes // (64 * self.groups)  # of a group's tile
         row_bytes = self.builder.mul(self.n_superblocks, integer(walk.weight_bytes))
         self.stream_bytes = self.builder.mul(row_bytes, integer(UNIT_ROWS // _STREAMS))
         self.decoded = emit.memory(_LONG_RUN * self.at_once * GROUP_BYTES, 64)

@@ -350,8 +350,9 @@ def _place_corrections(integers: I32, apart: bool, values: I32) -> None:
             upper, total = np.int32(0), np.int32(0)
             for column in range(32):
                 number = integers[4 * superblock + (lane & 3), 32 * (lane >> 2) + column]
-                upper += _highest(number)
                 total += number
+                if apart:
+                    upper += _highest(number)
             if apart:
                 lower = total - (upper << np.int32(12))
                 values[superblock, 384 + lane] = np.int32(-FP4_OFFSET) * upper

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from localv4.kernels import tiers
 from localv4.kernels._jit import leaf
+from localv4.kernels.amx_rows import groups
 from localv4.kernels.amx_unit import (
     BLOCK_TAIL,
     BLOCK_TOKENS,
     LARGEST_SCALE,
     group_bytes,
-    groups,
 )
 from localv4.kernels.launch import Program, kernel
 from localv4.kernels.threads import usable_cpus

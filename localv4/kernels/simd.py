@@ -73,9 +73,9 @@ class Emitter:
             return self.builder.add(address, ir.Constant(I64, step * count))
         return self.builder.add(address, self.builder.mul(step, ir.Constant(I64, count)))
 
-    def up(self, value: Any, size: int) -> Any:
+    def up(self, value: Any, size: Any) -> Any:
         """Return value / size rounded up."""
-        return self.builder.udiv(self.offset(value, size - 1), ir.Constant(I64, size))
+        return self.builder.udiv(self.builder.add(value, self.offset(size, -1)), size)
 
     def at(self, address: Any, index: Any, n_bytes: int) -> Any:
         """Return the address of record `index` in an array of records."""

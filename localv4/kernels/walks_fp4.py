@@ -132,7 +132,7 @@ class _Fp4VnniPermuted(_Fp4Vnni):
         return _Fp4VnniPermutedRows()
 
 
-class _Fp4VnniRows(_Fp4Vnni):
+class _ByDigit(_Fp4Vnni):
     """The digits in sums of their own: shorter chains, but too many registers for a tile."""
 
     def begin(self, emit: Emitter, accumulators: list[Any]) -> Any:
@@ -140,10 +140,15 @@ class _Fp4VnniRows(_Fp4Vnni):
 
     def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
         digit = number // _DIGIT_STEPS
-        if number == 2 * _DIGIT_STEPS:
-            sums = [*sums[:2], self._correction(emit, address)]
         added = self._added(emit, number, sums[digit], weight, address)
         return [added if i == digit else total for i, total in enumerate(sums)]
+
+
+class _Fp4VnniRows(_ByDigit):
+    def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
+        if number == 2 * _DIGIT_STEPS:
+            sums = [*sums[:2], self._correction(emit, address)]
+        return super().step(emit, number, sums, weight, address)
 
     def _parts(self, emit: Emitter, sums: Any, address: Any) -> list[Any]:
         high = emit.builder.shl(sums[0], emit.splat_constant(I32, 12))
@@ -185,17 +190,7 @@ class _Fp4Apart(_Fp4VnniPermuted):
         return [emit.builder.shl(upper, emit.splat_constant(I32, 12)), lower]
 
 
-class _Fp4ApartRows(_Fp4Apart):
-    """Every digit in a sum of its own."""
-
-    def begin(self, emit: Emitter, accumulators: list[Any]) -> Any:
-        return [emit.splat_constant(I32, 0)] * 3
-
-    def step(self, emit: Emitter, number: int, sums: Any, weight: Any, address: Any) -> Any:
-        digit = number // _DIGIT_STEPS
-        added = self._added(emit, number, sums[digit], weight, address)
-        return [added if i == digit else total for i, total in enumerate(sums)]
-
+class _Fp4ApartRows(_ByDigit, _Fp4Apart):
     def _parts(self, emit: Emitter, sums: Any, address: Any) -> list[Any]:
         middle = emit.builder.shl(sums[1], emit.splat_constant(I32, 6))
         return super()._parts(emit, [sums[0], emit.builder.add(middle, sums[2])], address)
