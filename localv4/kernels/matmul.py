@@ -1,7 +1,7 @@
 """Matrix times activations for every weight format, in one sum order for every batch size.
 
 `Matrix` describes rows of weights where they lie (a read-only map); `multiply` records the
-product with activations that lanes.py has arranged.  Few tokens are multiplied by two rows at a
+product with activations that lanes.py has arranged.  Few tokens are multiplied by four rows at a
 time (row_dot.py), many by tiles (row_tile.py).
 
 Knows nothing of layers.  Follows forward.md section 1 (LQ, LD, LF); the sum order is
@@ -21,7 +21,7 @@ from localv4.kernels.amx_unit import BLOCK_TOKENS, UNIT_TOKENS
 from localv4.kernels.arrays import address
 from localv4.kernels.lanes import Lanes, arrange
 from localv4.kernels.launch import Kernel, Program, Task, kernel
-from localv4.kernels.row_dot import read_i32, two_rows_dot
+from localv4.kernels.row_dot import STREAMS, read_i32, rows_dot
 from localv4.kernels.row_tile import TILE_ROWS, TILE_TOKENS, row_tile
 from localv4.kernels.threads import usable_cpus
 from localv4.kernels.walk import Walk
@@ -114,8 +114,8 @@ class Matrix:
 
 @cache
 def _rows_kernel(walk: Walk) -> Kernel:
-    """Return the kernel for few tokens: a unit is some rows of the first half and of the other."""
-    dot = two_rows_dot(walk)
+    """Return the kernel for few tokens: a unit is some rows of each quarter of a matrix."""
+    dot = rows_dot(walk)
 
     @kernel(_ARGUMENTS, name=f"rows_{walk.name}")
     def rows(
@@ -135,28 +135,27 @@ def _rows_kernel(walk: Walk) -> Kernel:
         y: int,
         y_stride: int,
         rounds: int,
-        unit_pairs: int,
+        unit_rows: int,
         ahead: int,
         unit: int,
     ) -> None:
-        n_pairs = (n_rows + 1) // 2
-        first, last = unit * unit_pairs, min((unit + 1) * unit_pairs, n_pairs)
+        quarter = (n_rows + STREAMS - 1) // STREAMS
         for index in range(n_tokens):
             token = index if tokens == 0 else read_i32(tokens, index)
-            for row in range(first, last):
-                # the row in the middle of an odd number is its own other one
-                other = row + n_pairs if row + n_pairs < n_rows else row
-                stored, other_stored = first_row + row, first_row + other
+            for row in range(unit * unit_rows, min((unit + 1) * unit_rows, quarter)):
                 dot(
-                    weights + stored * weight_stride,
-                    scales + stored // band * scale_stride,
-                    weights + other_stored * weight_stride,
-                    scales + other_stored // band * scale_stride,
-                    n_columns,
+                    weights,
+                    weight_stride,
+                    scales,
+                    scale_stride,
+                    band,
                     n_scales,
+                    n_columns,
+                    first_row,
+                    n_rows,
+                    row,
                     x + token * x_stride,
-                    y + index * y_stride + 4 * row,
-                    y + index * y_stride + 4 * other,
+                    y + index * y_stride,
                     rounds,
                     ahead,
                 )
@@ -283,11 +282,15 @@ def _in_matrix_unit(walk: Walk) -> bool:
     return tiers.active() == "amx" and walk.layout in ("bf16", "halves")
 
 
-def _pairs_in_unit(matrix: Matrix) -> int:
-    """Return how many pairs of rows a thread takes at a time: some units a thread, none small."""
-    n_pairs = -(-matrix.n_rows // 2)
-    largest = max(1, _UNIT_BYTES // (2 * matrix.weights.strides[0]))
-    return min(largest, -(-n_pairs // _UNITS))
+def _quarter(matrix: Matrix) -> int:
+    """Return how many rows are walked before those of another stream."""
+    return -(-matrix.n_rows // STREAMS)
+
+
+def _unit_rows(matrix: Matrix) -> int:
+    """Return how many rows of a quarter a thread takes at a time: some units each, none small."""
+    largest = max(1, _UNIT_BYTES // (STREAMS * matrix.weights.strides[0]))
+    return min(largest, -(-_quarter(matrix) // _UNITS))
 
 
 def _row_blocks(matrix: Matrix, size: int) -> int:
@@ -336,8 +339,8 @@ def multiply(
         units, last = row_units * token_units, (row_units, blocks)
     elif n_tokens <= _FEW_TOKENS or _in_matrix_unit(walk):
         function = _rows_kernel(walk)
-        unit_pairs = _pairs_in_unit(matrix)
-        units, last = -(-matrix.n_rows // (2 * unit_pairs)), (unit_pairs, _PREFETCH_BYTES)
+        unit_rows = _unit_rows(matrix)
+        units, last = -(-_quarter(matrix) // unit_rows), (unit_rows, _PREFETCH_BYTES)
     else:
         function = _tiles_kernel(walk)
         token_blocks = -(-n_tokens // TILE_TOKENS)

@@ -1,7 +1,7 @@
 """Rows of weights times a few tokens: weights are decoded in registers, once a token.
 
-Two rows are walked side by side, far apart from each other, and rows follow one another, so a
-thread reads two linear streams: hardware prefetchers follow each of them by itself, and between
+Four rows are walked side by side, far apart from each other, and rows follow one another, so a
+thread reads four linear streams: hardware prefetchers follow each of them by itself, and between
 them they keep more of memory's lines on the way than one does.  Weights far ahead are asked for
 into the second cache, which waits for many lines at once, and near ones into the first, which
 waits for few: if they were asked for into the first alone, lines that memory has yet to send would
@@ -11,18 +11,19 @@ Knows nothing of a row's place in a matrix, of threads or of activation rounding
 Twin: tests/reference/row_dot.py.
 """
 
-from functools import partial
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from localv4.kernels._jit import intrinsic
 from localv4.kernels.simd import F32X16, I32, I64, Emitter
 from localv4.kernels.walk import Walk
 
-__all__ = ["Padding", "integer", "read_i32", "store_total", "two_rows_dot"]
+__all__ = ["STREAMS", "Padding", "integer", "read_i32", "rows_dot", "store_total"]
+
+STREAMS = 4
+"""Rows that are walked side by side."""
 
 _NEAR_BYTES = 1024  # the same, into the first cache
 
@@ -77,113 +78,189 @@ def store_total(emit: Emitter, walk: Walk, sums: list[Any], address: Any, rounds
     emit.store(address, emit.builder.select(keep, total, emit.round_to_bf16(total)))
 
 
-def _superblocks(
-    emit: Emitter, walk: Walk, places: list[tuple[Any, Any, Any]], slots: list[Any], ahead: Any
-) -> None:
-    """Add some superblocks, given by their weights, scales and activations, in order."""
-    scales = [walk.scale(emit, scale) if walk.n_scales else None for _, scale, _ in places]
-    for weights, _, _ in places:
-        if ahead is not None:
-            base = emit.builder.add(weights, ahead)
-            for line in range(0, walk.weight_bytes, 64):
-                emit.prefetch(emit.offset(base, line), 2)
-                emit.prefetch(emit.offset(weights, _NEAR_BYTES + line))
-    registers = [
-        walk.decode(emit, weights, scale)
-        for (weights, _, _), scale in zip(places, scales, strict=True)
-    ]
-    if walk.n_accumulators > 1:  # every product depends on the one before: one after the other
-        groups = [[number] for number in range(len(places))]
-    else:
-        groups = [list(range(len(places)))]
-    for group in groups:
-        accumulators = [emit.builder.load(slot) for slot in slots]
-        sums = {number: walk.begin(emit, accumulators) for number in group}
-        for step in range(walk.n_steps):
-            for number in group:
-                weight = registers[number][walk.register_of(step)]
-                sums[number] = walk.step(emit, step, sums[number], weight, places[number][2])
-        for number in group:
-            accumulators = walk.finish(
-                emit, sums[number], accumulators, scales[number], places[number][2]
-            )
-        for slot, value in zip(slots, accumulators, strict=True):
-            emit.builder.store(value, slot)
-
-
 class _Row:
-    """One of the rows that are walked side by side, and its sums so far."""
+    """One of the rows that are walked: where it lies and its sums so far, on the stack.
 
-    def __init__(self, emit: Emitter, walk: Walk, weights: Any, scales: Any, output: Any) -> None:
-        self.emit, self.walk = emit, walk
-        self.weights, self.scales, self.output = weights, scales, output
-        self.slots = [cgutils.alloca_once(emit.builder, F32X16) for _ in range(walk.n_accumulators)]
-        for slot in self.slots:
-            emit.builder.store(emit.splat_constant(F32X16.element, 0.0), slot)
+    Parameters
+    ----------
+    record
+        Address of `size(walk)` bytes, aligned to 64.
+    """
 
-    def place(self, inputs: Any, index: Any) -> tuple[Any, Any, Any]:
-        """Return where a superblock's weights, scales and activations are."""
+    def __init__(self, emit: Emitter, walk: Walk, record: Any) -> None:
+        self.emit, self.walk, self.record = emit, walk, record
+
+    @staticmethod
+    def size(walk: Walk) -> int:
+        """Return the bytes of a record."""
+        return 64 * (1 + walk.n_accumulators)
+
+    def begin(self, weights: Any, scales: Any, output: Any) -> None:
+        """Note the addresses of a row, and that nothing is summed."""
+        for word, address in enumerate((weights, scales, output)):
+            self.emit.store(self.emit.offset(self.record, 8 * word), address, 8)
+        zero = self.emit.splat_constant(F32X16.element, 0.0)
+        self.store([zero] * self.walk.n_accumulators)
+
+    def address(self, word: int) -> Any:
+        """Load the address of the row's weights (0), scales (1) or output (2)."""
+        return self.emit.load(self.emit.offset(self.record, 8 * word), I64, 8)
+
+    def accumulators(self) -> list[Any]:
+        """Load the sums so far."""
+        return [self.emit.load(place, F32X16, 64) for place in self._places()]
+
+    def store(self, accumulators: list[Any]) -> None:
+        """Store the sums so far."""
+        for place, value in zip(self._places(), accumulators, strict=True):
+            self.emit.store(place, value, 64)
+
+    def _places(self) -> list[Any]:
+        numbers = range(1, 1 + self.walk.n_accumulators)
+        return [self.emit.offset(self.record, 64 * number) for number in numbers]
+
+    def stored(self, index: Any) -> tuple[Any, Any]:
+        """Return where a superblock's weights and scales are."""
         emit, walk = self.emit, self.walk
         return (
-            emit.at(self.weights, index, walk.weight_bytes),
-            emit.at(self.scales, index, walk.n_scales * walk.scale_bytes),
-            emit.at(inputs, index, walk.lane_bytes),
+            emit.at(self.address(0), index, walk.weight_bytes),
+            emit.at(self.address(1), index, walk.n_scales * walk.scale_bytes),
         )
 
 
-def two_rows_dot(walk: Walk) -> Any:
-    """Make the intrinsic that multiplies two rows with one token.
+def _add(
+    emit: Emitter, walk: Walk, rows: list[_Row], stored: list[tuple[Any, Any]], inputs: Any
+) -> None:
+    """Add a superblock of some rows, given by their weights and scales, times activations."""
+    numbers = range(len(rows))
+    scales = [walk.scale(emit, scale) if walk.n_scales else None for _, scale in stored]
+    registers = [walk.decode(emit, stored[i][0], scales[i]) for i in numbers]
+    before = [row.accumulators() for row in rows]
+    sums = [walk.begin(emit, accumulators) for accumulators in before]
+    for step in range(walk.n_steps):
+        for i in numbers:
+            weight = registers[i][walk.register_of(step)]
+            sums[i] = walk.step(emit, step, sums[i], weight, inputs)
+    for i in numbers:
+        rows[i].store(walk.finish(emit, sums[i], before[i], scales[i], inputs))
 
-    It takes int64 arguments: the addresses of weights and scales of one row and of the other, the
-    numbers of columns and of scales in a row, the address of the activations and those of both
-    float32 outputs, 1 to round the sums to BF16, and how many bytes ahead of the weights to ask
-    for.  Any alignment; both rows may be the same.
+
+class _Rows:
+    """Emits the code of one group of rows; holds what its parts share."""
+
+    def __init__(self, emit: Emitter, walk: Walk, args: list[Any]) -> None:
+        self.emit, self.walk = emit, walk
+        (
+            self.weights,
+            self.weight_stride,
+            self.scales,
+            self.scale_stride,
+            self.band,
+            self.n_scales,
+            self.n_columns,
+            self.first_row,
+            self.n_rows,
+            self.row,
+            self.inputs,
+            self.outputs,
+            self.rounds,
+            self.ahead,
+        ) = args
+        self.records = emit.memory(STREAMS * _Row.size(walk), 64)
+        self.padding = Padding(emit, walk)
+
+    def generate(self) -> None:
+        """Emit the whole walk."""
+        emit, walk, builder = self.emit, self.walk, self.emit.builder
+        n_full = builder.udiv(self.n_columns, integer(walk.n_columns))
+        rest = builder.urem(self.n_columns, integer(walk.n_columns))
+        emit.loop(integer(STREAMS), self._begin)
+
+        def superblock(index: Any) -> None:
+            n_groups = integer(STREAMS // walk.in_flight)
+            emit.loop(n_groups, lambda group: self._some(group, index))
+
+        emit.loop(n_full, superblock)
+        emit.when(
+            builder.icmp_unsigned("!=", rest, integer(0)),
+            lambda: emit.loop(integer(STREAMS), lambda i: self._last(i, n_full, rest)),
+        )
+        emit.loop(integer(STREAMS), self._store)
+
+    def _row(self, i: Any) -> _Row:
+        return _Row(self.emit, self.walk, self.emit.at(self.records, i, _Row.size(self.walk)))
+
+    def _begin(self, i: Any) -> None:
+        """Find a row: the one of this number in its part of the matrix."""
+        emit, builder = self.emit, self.emit.builder
+        number = builder.add(self.row, builder.mul(i, emit.up(self.n_rows, integer(STREAMS))))
+        # the last part may be shorter: then the first row is walked once more
+        there = builder.icmp_unsigned("<", number, self.n_rows)
+        number = builder.select(there, number, self.row)
+        place = builder.add(self.first_row, number)
+        weights = builder.add(self.weights, builder.mul(place, self.weight_stride))
+        band = builder.udiv(place, self.band)
+        scales = builder.add(self.scales, builder.mul(band, self.scale_stride))
+        self._row(i).begin(weights, scales, emit.at(self.outputs, number, 4))
+
+    def _some(self, group: Any, index: Any) -> None:
+        """Add a superblock of the rows that are in flight together, and ask for later ones."""
+        emit, walk, builder = self.emit, self.walk, self.emit.builder
+        first = builder.mul(group, integer(walk.in_flight))
+        rows = [self._row(builder.add(first, integer(i))) for i in range(walk.in_flight)]
+        stored = [row.stored(index) for row in rows]
+        for weights, _ in stored:
+            base = builder.add(weights, self.ahead)
+            for line in range(0, walk.weight_bytes, 64):
+                emit.prefetch(emit.offset(base, line), 2)
+                emit.prefetch(emit.offset(weights, _NEAR_BYTES + line))
+        _add(emit, walk, rows, stored, emit.at(self.inputs, index, walk.lane_bytes))
+
+    def _last(self, i: Any, n_full: Any, rest: Any) -> None:
+        """Add a row's last, partial superblock."""
+        emit, walk, row, padding = self.emit, self.walk, self._row(i), self.padding
+        padding.fill(row.address(0), row.address(1), n_full, rest, self.n_scales)
+        inputs = emit.at(self.inputs, n_full, walk.lane_bytes)
+        _add(emit, walk, [row], [(padding.weights, padding.scales)], inputs)
+
+    def _store(self, i: Any) -> None:
+        """Write a row's output."""
+        row = self._row(i)
+        store_total(self.emit, self.walk, row.accumulators(), row.address(2), self.rounds)
+
+
+def rows_dot(walk: Walk) -> Any:
+    """Make the intrinsic that multiplies four rows with one token.
+
+    It takes int64 arguments: the words of a matrix (`matmul.Matrix.words`), the first of the rows,
+    which is one of its first quarter (the others follow a quarter later each), the address of the
+    activations and that of the matrix's float32 outputs, 1 to round the sums to BF16, and how many
+    bytes ahead of the weights to ask for.  Any alignment.
     """
     walk = walk.for_rows
 
-    def generate(emit: Emitter, args: list[Any]) -> None:
-        w1, s1, w2, s2, n_columns, n_scales, inputs, y1, y2, rounds, ahead = args
-        builder = emit.builder
-        rows = [_Row(emit, walk, w1, s1, y1), _Row(emit, walk, w2, s2, y2)]
-        n_full = builder.udiv(n_columns, integer(walk.n_columns))
-        rest = builder.urem(n_columns, integer(walk.n_columns))
-        n_groups = builder.udiv(n_full, integer(walk.in_flight))
-
-        def several(group: Any) -> None:
-            first = builder.mul(group, integer(walk.in_flight))
-            for row in rows:
-                indices = [builder.add(first, integer(i)) for i in range(walk.in_flight)]
-                places = [row.place(inputs, index) for index in indices]
-                _superblocks(emit, walk, places, row.slots, ahead)
-
-        emit.loop(n_groups, several)
-        done = builder.mul(n_groups, integer(walk.in_flight))
-        has_rest = builder.icmp_unsigned("!=", rest, integer(0))
-        n_left = builder.add(builder.sub(n_full, done), builder.zext(has_rest, I64))
-        padding = Padding(emit, walk)
-
-        def one(row: _Row, offset: Any) -> None:
-            index = builder.add(done, offset)
-            full = builder.icmp_unsigned("<", index, n_full)
-            w, s, x = row.place(inputs, index)
-            w, s = builder.select(full, w, padding.weights), builder.select(full, s, padding.scales)
-            _superblocks(emit, walk, [(w, s, x)], row.slots, None)
-
-        for row in rows:
-            fill = partial(padding.fill, row.weights, row.scales, n_full, rest, n_scales)
-            emit.when(has_rest, fill)
-            emit.loop(n_left, partial(one, row))
-            store_total(emit, walk, [builder.load(slot) for slot in row.slots], row.output, rounds)
-
     # numba reads the parameters off the function, so they are spelled out
     def dot(
-        typing: Any, w1: Any, s1: Any, w2: Any, s2: Any, k: Any, n: Any, x: Any, y1: Any, y2: Any,
-        r: Any, ahead: Any,
-    ) -> Any:  # fmt: skip
+        typing: Any,
+        w: Any,
+        ws: Any,
+        s: Any,
+        ss: Any,
+        b: Any,
+        ks: Any,
+        k: Any,
+        f: Any,
+        n: Any,
+        row: Any,
+        x: Any,
+        y: Any,
+        r: Any,
+        ahead: Any,
+    ) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-            generate(Emitter(builder), args)
+            _Rows(Emitter(builder), walk, args).generate()
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 11), code
+        return types.void(*[types.int64] * 14), code
 
     return intrinsic(dot)

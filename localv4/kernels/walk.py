@@ -63,8 +63,8 @@ class Walk:
     n_accumulators
         Accumulators of 16 lanes for each output.
     in_flight
-        Superblocks whose products row_dot.py interleaves, because only the last addition of each
-        depends on the one before; by measurement, decides no byte.
+        Rows that row_dot.py multiplies at once, because the sums of one wait for each other; 1, 2
+        or 4, by measurement, decides no byte.
     n_parts
         Runs of a superblock's stored bytes that `tiles` decodes by themselves.
     kind
@@ -82,7 +82,7 @@ class Walk:
     scale_bytes = 4
     scale_factor = 1.0
     n_accumulators = 1
-    in_flight = 1
+    in_flight = 2
     n_parts = 1
     kind: Any = F32X16
 

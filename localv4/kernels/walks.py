@@ -24,6 +24,7 @@ class _Fp8(Walk):
     columns = decode.FP8_COLUMNS
     weight_bytes = 256
     scale_lanes = _FP8_SCALES
+    in_flight = 4
 
     def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
         return decode.fp8_to_f32(emit, address)
@@ -34,6 +35,7 @@ class _Fp8Half(_Fp8):
 
     name = "fp8_half"
     scale_factor = 256.0
+    in_flight = 2
 
     def decode(self, emit: Emitter, address: Any, scale: Any) -> list[Any]:
         return decode.fp8_through_f16(emit, address)

@@ -43,6 +43,7 @@ class _Fp4Integers(Walk):
     lane_bytes = 2 * 2048 + 64
     n_registers = 32
     n_steps = 32
+    in_flight = 4
     scale_lanes = _FP4_INTEGER_SCALES
     scale_bytes = 1
 
@@ -237,7 +238,7 @@ class _Fp4MaddubsHalves(_Fp4Maddubs):
 
     name = "fp4_maddubs_256"
     wide = False
-    in_flight = 2
+    in_flight = 1
 
     def _pairs(self, emit: Emitter, weight: Any, value: Any) -> Any:
         parts = zip(emit.halves(weight), emit.halves(value), strict=True)

@@ -1,6 +1,6 @@
 """Every weight format times tokens, against the sum order written out lane by lane: equal bytes.
 
-One to three tokens are multiplied by two rows at a time, more by tiles, and where there is a
+One to three tokens are multiplied by four rows at a time, more by tiles, and where there is a
 matrix unit it takes them from a few tokens on. The walks of lower tiers are the business of
 test_walks.py.
 """
@@ -225,7 +225,7 @@ def test_no_number_stays_none(name: str, activations: str, n_tokens: int):
 
 
 @every_kind
-@pytest.mark.parametrize("n_rows", [1, 3, 67])
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 5, 67])
 def test_every_number_of_tokens_gives_the_bytes_of_one(name: str, activations: str, n_rows: int):
     product = random_product(name, n_rows, 288, 70, 9, activations)
     matrix, lanes = product.matrix(), product.lanes()
