@@ -7,6 +7,7 @@ layers share.  Follows forward.md section 7.  Knows nothing of where experts com
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -249,13 +250,16 @@ class ExpertPrograms:
         chosen = [tokens[part] for part in parts]
         inputs = self._taken(program, [self._inputs[e.w1.lanes] for e in group], chosen)
         program.phase("experts")
-        return [
+        tasks = [
             [
                 multiply(program, x, expert.w1, gate[part], trained),
                 multiply(program, x, expert.w3, up[part], trained),
             ]
             for expert, part, x in zip(group, parts, inputs, strict=True)
         ]
+        for task in chain.from_iterable(tasks):
+            task.ask_ahead(None)  # the phase before may choose the experts
+        return tasks
 
     def _record_activation(self, program: Program, gate: F32, up: F32, shares: F32) -> None:
         record_activation(program, gate, up, shares, self._limit, self._workspace.trained, gate)

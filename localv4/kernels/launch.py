@@ -141,6 +141,7 @@ class Task:
         self.kernel = kernel
         self.units = units
         self.arguments = list(arguments)
+        self.ahead: Kernel | None = None
         self._kept: list[Any] = []
         if kernel.takes_words and arguments:  # at once, as a chunk's thousands of products do
             self.words = np.array(arguments, np.int64)
@@ -178,6 +179,15 @@ class Task:
     def replace_kept(self, index: int, value: Any) -> None:
         """Keep another object in place of one given to `keep`."""
         self._kept[index] = value
+
+    def ask_ahead(self, kernel: Kernel | None) -> None:
+        """Let a thread whose unit waits for the phase before ask memory for what it will read.
+
+        The kernel gets the same arguments, again and again; its ``worker`` counts the calls.  It
+        must not touch what the phases before write.  None: nobody asks.
+        """
+        assert kernel is None or kernel.kinds == self.kernel.kinds, kernel.name
+        self.ahead = kernel
 
     def run_in_python(self) -> None:
         """Do all units without compiled code, in order."""
@@ -295,9 +305,11 @@ class Program:
         for phase in self._phases:
             for task in phase:
                 if task.units > 0:
-                    rows.append((task.kernel.address, address(task.words), n_units, task.units))
+                    ahead = 0 if task.ahead is None else task.ahead.address
+                    words = address(task.words)
+                    rows.append((task.kernel.address, words, n_units, task.units, ahead))
                     n_units += task.units
             if len(rows) > ends[-1]:
                 ends.append(len(rows))
             self._scheduled.append(len(ends) - 1)
-        return Schedule(np.array(rows, np.int64).reshape(-1, 4), ends, self._stop)
+        return Schedule(np.array(rows, np.int64).reshape(-1, 5), ends, self._stop)

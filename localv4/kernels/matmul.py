@@ -1,7 +1,7 @@
 """Matrix times activations for every weight format, in one sum order for every batch size.
 
 `Matrix` describes rows of weights where they lie (a read-only map); `multiply` records the
-product with activations that lanes.py has arranged.  Few tokens are multiplied by four rows at a
+product with activations that lanes.py has arranged.  Few tokens are multiplied by some rows at a
 time (row_dot.py), many by tiles (row_tile.py).
 
 Knows nothing of layers.  Follows forward.md section 1 (LQ, LD, LF); the sum order is
@@ -18,10 +18,10 @@ from localv4.kernels import tiers
 from localv4.kernels.amx_rows import UNIT_ROWS
 from localv4.kernels.amx_tile import amx_tile
 from localv4.kernels.amx_unit import BLOCK_TOKENS, UNIT_TOKENS
-from localv4.kernels.arrays import address
+from localv4.kernels.arrays import LINE, address
 from localv4.kernels.lanes import Lanes, arrange
 from localv4.kernels.launch import Kernel, Program, Task, kernel
-from localv4.kernels.row_dot import STREAMS, read_i32, rows_dot
+from localv4.kernels.row_dot import MOST_STREAMS, ask_for, read_i32, rows_dot
 from localv4.kernels.row_tile import TILE_ROWS, TILE_TOKENS, row_tile
 from localv4.kernels.threads import usable_cpus
 from localv4.kernels.walk import Walk
@@ -44,7 +44,8 @@ _UNITS = max(min(2 * usable_cpus(), 16), usable_cpus())
 _UNIT_BYTES = 2**20 if _UNITS <= 8 else 2**19
 # the most blocks of rows in a unit of the matrix unit: all but the first find their weights near
 _UNIT_BLOCKS = 16
-_PREFETCH_BYTES = 4096  # ahead of the weights that are being multiplied, into the second cache
+_ASKED_BYTES = 1024  # of each stream, whenever a thread that waits looks again
+_MOST_ASKED_BYTES = 2**16  # of each stream: a fraction of the second cache
 _ARGUMENTS = ", ".join(["i64"] * 18)
 
 F32 = NDArray[np.float32]
@@ -114,7 +115,7 @@ class Matrix:
 
 @cache
 def _rows_kernel(walk: Walk) -> Kernel:
-    """Return the kernel for few tokens: a unit is some rows of each quarter of a matrix."""
+    """Return the kernel for few tokens: a unit is some rows of each of `streams` parts."""
     dot = rows_dot(walk)
 
     @kernel(_ARGUMENTS, name=f"rows_{walk.name}")
@@ -136,13 +137,13 @@ def _rows_kernel(walk: Walk) -> Kernel:
         y_stride: int,
         rounds: int,
         unit_rows: int,
-        ahead: int,
+        streams: int,
         unit: int,
     ) -> None:
-        quarter = (n_rows + STREAMS - 1) // STREAMS
+        part = (n_rows + streams - 1) // streams
         for index in range(n_tokens):
             token = index if tokens == 0 else read_i32(tokens, index)
-            for row in range(unit * unit_rows, min((unit + 1) * unit_rows, quarter)):
+            for row in range(unit * unit_rows, min((unit + 1) * unit_rows, part)):
                 dot(
                     weights,
                     weight_stride,
@@ -157,10 +158,44 @@ def _rows_kernel(walk: Walk) -> Kernel:
                     x + token * x_stride,
                     y + index * y_stride,
                     rounds,
-                    ahead,
+                    streams,
                 )
 
     return rows
+
+
+@kernel(_ARGUMENTS)
+def _ask_for_rows(
+    weights: int,
+    weight_stride: int,
+    scales: int,
+    scale_stride: int,
+    band: int,
+    n_scales: int,
+    n_columns: int,
+    first_row: int,
+    n_rows: int,
+    x: int,
+    x_stride: int,
+    tokens: int,
+    n_tokens: int,
+    y: int,
+    y_stride: int,
+    rounds: int,
+    unit_rows: int,
+    streams: int,
+    unit: int,
+    worker: int,
+) -> None:
+    """Ask for the next weights of a unit of `_rows_kernel`; `worker` counts the calls."""
+    part = (n_rows + streams - 1) // streams
+    first = first_row + unit * unit_rows
+    n_bytes = min(unit_rows, part - unit * unit_rows) * weight_stride
+    begin = worker * _ASKED_BYTES
+    for stream in range(streams):
+        start = weights + (first + stream * part) * weight_stride
+        for place in range(begin, min(begin + _ASKED_BYTES, n_bytes, _MOST_ASKED_BYTES), LINE):
+            ask_for(start + place)
 
 
 @cache
@@ -282,15 +317,16 @@ def _in_matrix_unit(walk: Walk) -> bool:
     return tiers.active() == "amx" and walk.layout in ("bf16", "halves")
 
 
-def _quarter(matrix: Matrix) -> int:
-    """Return how many rows are walked before those of another stream."""
-    return -(-matrix.n_rows // STREAMS)
+def _streams(matrix: Matrix, walk: Walk) -> int:
+    """Return how many rows are walked side by side: not so many that threads have none."""
+    fewer = matrix.n_rows < MOST_STREAMS * usable_cpus()
+    return max(walk.for_rows.in_flight, MOST_STREAMS // 2 if fewer else MOST_STREAMS)
 
 
-def _unit_rows(matrix: Matrix) -> int:
-    """Return how many rows of a quarter a thread takes at a time: some units each, none small."""
-    largest = max(1, _UNIT_BYTES // (STREAMS * matrix.weights.strides[0]))
-    return min(largest, -(-_quarter(matrix) // _UNITS))
+def _unit_rows(matrix: Matrix, streams: int) -> int:
+    """Return how many rows of a stream a thread takes at a time: some units each, none small."""
+    largest = max(1, _UNIT_BYTES // (streams * matrix.weights.strides[0]))
+    return min(largest, -(-matrix.n_rows // (streams * _UNITS)))
 
 
 def _row_blocks(matrix: Matrix, size: int) -> int:
@@ -339,8 +375,9 @@ def multiply(
         units, last = row_units * token_units, (row_units, blocks)
     elif n_tokens <= _FEW_TOKENS or _in_matrix_unit(walk):
         function = _rows_kernel(walk)
-        unit_rows = _unit_rows(matrix)
-        units, last = -(-_quarter(matrix) // unit_rows), (unit_rows, _PREFETCH_BYTES)
+        streams = _streams(matrix, walk)
+        unit_rows = _unit_rows(matrix, streams)
+        units, last = -(-matrix.n_rows // (streams * unit_rows)), (unit_rows, streams)
     else:
         function = _tiles_kernel(walk)
         token_blocks = -(-n_tokens // TILE_TOKENS)
@@ -359,6 +396,8 @@ def multiply(
         *last,
     )
     task.keep(matrix, x, out)
+    if function is _rows_kernel(walk):
+        task.ask_ahead(_ask_for_rows)
     return task
 
 

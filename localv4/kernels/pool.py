@@ -44,7 +44,7 @@ from localv4.kernels.calls import (
 __all__ = ["Schedule"]
 
 _WORD = 8
-_COLUMNS = 4  # of a schedule's rows
+_COLUMNS = 5  # of a schedule's rows
 _LOOKS = 5000  # tens or hundreds of microseconds, as long as a CPU pauses
 _YIELDS = 1000  # about a millisecond
 
@@ -69,10 +69,17 @@ def _is_stopped(stop: int) -> bool:
 
 
 @leaf
-def _wait(done: int, needed: int, give_way: int, stop: int) -> None:
-    """Return when so many units of a phase are done, or never will be."""
+def _wait(
+    done: int, needed: int, give_way: int, stop: int, ahead: int, arguments: int, unit: int
+) -> None:
+    """Return when so many units of a phase are done, or never will be.
+
+    Meanwhile call `ahead`, unless it is 0, for the unit that waits.
+    """
     looks = 0
     while count(done) < needed and not _is_stopped(stop):
+        if ahead != 0 and looks < _LOOKS:
+            call(ahead, arguments, unit, looks)
         looks += 1
         if looks > _LOOKS and give_way != 0:
             give_way_by(give_way)
@@ -101,12 +108,14 @@ def _work(schedule: int, give_way: int, worker: int) -> None:
             task += 1
         while task >= ends[phase + 1]:
             phase += 1
+        arguments, unit = table[task, 1], unit - table[task, 2]
         if phase > 0:
             needed = table[ends[phase], 2] - table[ends[phase - 1], 2]
-            _wait(counters + LINE * phase, needed, give_way, stop)
+            done, ahead = counters + LINE * phase, table[task, 4]
+            _wait(done, needed, give_way, stop, ahead, arguments, unit)
             if _is_stopped(stop):
                 break
-        call(table[task, 0], table[task, 1], unit - table[task, 2], worker)
+        call(table[task, 0], arguments, unit, worker)
         finish(counters + LINE * (phase + 1))
 
 
@@ -189,7 +198,7 @@ def _run(
         move_bytes_by(write, end, state + _BYTES, asleep)
     _work(state + _SCHEDULE, give_way, 0)
     last = _units_before(rows, phases[-1]) - _units_before(rows, phases[-2])
-    _wait(counters + LINE * (n_ends - 1), last, give_way, stop)
+    _wait(counters + LINE * (n_ends - 1), last, give_way, stop, 0, 0, 0)
     add(state + _POSTED, 1)
     looks = 0
     while count(state + _INSIDE) > 0:
@@ -285,8 +294,9 @@ class Schedule:
     Parameters
     ----------
     rows
-        int64 [n, 4]: of each task the address of its kernel, that of its arguments, how many
-        units all tasks before have, and how many it has.
+        int64 [n, 5]: of each task the address of its kernel, that of its arguments, how many
+        units all tasks before have, how many it has, and the address of what to call while one of
+        them waits, or 0.
     ends
         The first row of every phase, and the number of rows.
     stop
@@ -304,7 +314,7 @@ class Schedule:
         self._stop = stop
         # units taken, and units done in each phase, on lines of their own
         self._counters = aligned((len(ends) + 1, LINE), np.uint8)
-        before = np.append(rows[:, 2], rows[-1:, 2:].sum())
+        before = np.append(rows[:, 2], rows[-1:, 2:4].sum())
         self._is_single = (np.diff(before[self._ends]) == 1).tolist()
         self._table = address(self._rows), len(rows)
         self._shared = address(self._counters), 0 if stop is None else address(stop)

@@ -1,7 +1,7 @@
 """Rows of weights times a few tokens: weights are decoded in registers, once a token.
 
-Four rows are walked side by side, far apart from each other, and rows follow one another, so a
-thread reads four linear streams: hardware prefetchers follow each of them by itself, and between
+Some rows are walked side by side, far apart from each other, and rows follow one another, so a
+thread reads several linear streams: hardware prefetchers follow each of them by itself, and between
 them they keep more of memory's lines on the way than one does.  Weights far ahead are asked for
 into the second cache, which waits for many lines at once, and near ones into the first, which
 waits for few: if they were asked for into the first alone, lines that memory has yet to send would
@@ -20,11 +20,12 @@ from localv4.kernels._jit import intrinsic
 from localv4.kernels.simd import F32X16, I32, I64, Emitter
 from localv4.kernels.walk import Walk
 
-__all__ = ["STREAMS", "Padding", "integer", "read_i32", "rows_dot", "store_total"]
+__all__ = ["MOST_STREAMS", "Padding", "ask_for", "integer", "read_i32", "rows_dot", "store_total"]
 
-STREAMS = 4
-"""Rows that are walked side by side."""
+MOST_STREAMS = 4
+"""Rows that can be walked side by side."""
 
+_FAR_BYTES = 4096  # ahead of the weights that are being multiplied, into the second cache
 _NEAR_BYTES = 1024  # the same, into the first cache
 
 
@@ -42,6 +43,17 @@ def read_i32(typing: Any, address: Any, index: Any) -> Any:
         return builder.sext(builder.load(builder.gep(pointer, [args[1]])), I64)
 
     return types.int64(types.int64, types.int64), code
+
+
+@intrinsic
+def ask_for(typing: Any, address: Any) -> Any:
+    """Ask for a cache line, into the second cache."""
+
+    def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
+        Emitter(builder).prefetch(args[0], 2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
 
 
 class Padding:
@@ -164,9 +176,9 @@ class _Rows:
             self.inputs,
             self.outputs,
             self.rounds,
-            self.ahead,
+            self.streams,
         ) = args
-        self.records = emit.memory(STREAMS * _Row.size(walk), 64)
+        self.records = emit.memory(MOST_STREAMS * _Row.size(walk), 64)
         self.padding = Padding(emit, walk)
 
     def generate(self) -> None:
@@ -174,18 +186,18 @@ class _Rows:
         emit, walk, builder = self.emit, self.walk, self.emit.builder
         n_full = builder.udiv(self.n_columns, integer(walk.n_columns))
         rest = builder.urem(self.n_columns, integer(walk.n_columns))
-        emit.loop(integer(STREAMS), self._begin)
+        emit.loop(self.streams, self._begin)
 
         def superblock(index: Any) -> None:
-            n_groups = integer(STREAMS // walk.in_flight)
+            n_groups = builder.udiv(self.streams, integer(walk.in_flight))
             emit.loop(n_groups, lambda group: self._some(group, index))
 
         emit.loop(n_full, superblock)
         emit.when(
             builder.icmp_unsigned("!=", rest, integer(0)),
-            lambda: emit.loop(integer(STREAMS), lambda i: self._last(i, n_full, rest)),
+            lambda: emit.loop(self.streams, lambda i: self._last(i, n_full, rest)),
         )
-        emit.loop(integer(STREAMS), self._store)
+        emit.loop(self.streams, self._store)
 
     def _row(self, i: Any) -> _Row:
         return _Row(self.emit, self.walk, self.emit.at(self.records, i, _Row.size(self.walk)))
@@ -193,7 +205,7 @@ class _Rows:
     def _begin(self, i: Any) -> None:
         """Find a row: the one of this number in its part of the matrix."""
         emit, builder = self.emit, self.emit.builder
-        number = builder.add(self.row, builder.mul(i, emit.up(self.n_rows, integer(STREAMS))))
+        number = builder.add(self.row, builder.mul(i, emit.up(self.n_rows, self.streams)))
         # the last part may be shorter: then the first row is walked once more
         there = builder.icmp_unsigned("<", number, self.n_rows)
         number = builder.select(there, number, self.row)
@@ -210,9 +222,8 @@ class _Rows:
         rows = [self._row(builder.add(first, integer(i))) for i in range(walk.in_flight)]
         stored = [row.stored(index) for row in rows]
         for weights, _ in stored:
-            base = builder.add(weights, self.ahead)
             for line in range(0, walk.weight_bytes, 64):
-                emit.prefetch(emit.offset(base, line), 2)
+                emit.prefetch(emit.offset(weights, _FAR_BYTES + line), 2)
                 emit.prefetch(emit.offset(weights, _NEAR_BYTES + line))
         _add(emit, walk, rows, stored, emit.at(self.inputs, index, walk.lane_bytes))
 
@@ -230,12 +241,13 @@ class _Rows:
 
 
 def rows_dot(walk: Walk) -> Any:
-    """Make the intrinsic that multiplies four rows with one token.
+    """Make the intrinsic that multiplies some rows with one token.
 
     It takes int64 arguments: the words of a matrix (`matmul.Matrix.words`), the first of the rows,
-    which is one of its first quarter (the others follow a quarter later each), the address of the
-    activations and that of the matrix's float32 outputs, 1 to round the sums to BF16, and how many
-    bytes ahead of the weights to ask for.  Any alignment.
+    the address of the activations and that of the matrix's float32 outputs, 1 to round the sums to
+    BF16, and how many rows there are: a multiple of `Walk.in_flight`, up to `MOST_STREAMS`.  The
+    first row is one of the first of so many parts of the matrix, the others are as far into theirs.
+    Any alignment.
     """
     walk = walk.for_rows
 
@@ -255,7 +267,7 @@ def rows_dot(walk: Walk) -> Any:
         x: Any,
         y: Any,
         r: Any,
-        ahead: Any,
+        streams: Any,
     ) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
             _Rows(Emitter(builder), walk, args).generate()

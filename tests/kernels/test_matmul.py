@@ -10,8 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from localv4 import quant
+from localv4.kernels import matmul
+from localv4.kernels.arrays import address
 from localv4.kernels.launch import Program
-from localv4.kernels.matmul import Matrix, multiply, retarget
+from localv4.kernels.matmul import Lanes, Matrix, multiply, retarget
 from localv4.quant import bf16, e2m1, e4m3, e8m0
 from tests.kernels.compare import (
     F32,
@@ -144,3 +146,27 @@ def test_a_matrix_has_the_rows_of_its_weights():
     matrix = Matrix("fp8", product.weights, product.scales, 16)
     assert (matrix.n_rows, matrix.lanes) == (130, "fp8")
     assert (matrix.rows(2, 5).rows(1, 3).first_row, matrix.rows(2, 5).n_rows) == (3, 5)
+
+
+@pytest.mark.parametrize("first_row", [0, 300])
+def test_a_unit_that_waits_asks_for_each_of_its_lines_once(first_row: int, monkeypatch):
+    program = Program()
+    program.phase("other")
+    whole = Matrix("f32", np.zeros((1000, 128), np.float32), None, 128)
+    matrix = whole.rows(first_row, 512)
+    lanes = Lanes.as_they_lie("f32", np.zeros((1, 128), np.float32))
+    task = multiply(program, lanes, matrix, np.empty((1, 512), np.float32), False)
+    assert task.ahead is not None
+    asked: list[int] = []
+    monkeypatch.setattr(matmul, "ask_for", asked.append)
+    monkeypatch.setattr(matmul, "_MOST_ASKED_BYTES", 2**30)
+    for unit in range(task.units):
+        for call in range(1000):
+            task.ahead.function(*task.arguments, unit, call)
+    begin = address(whole.weights) + 512 * first_row
+    assert sorted(asked) == list(range(begin, begin + 512 * 512, 64))
+    asked.clear()
+    monkeypatch.setattr(matmul, "_MOST_ASKED_BYTES", 2048)
+    for call in range(1000):
+        task.ahead.function(*task.arguments, 0, call)
+    assert 2 * 32 <= len(set(asked)) == len(asked) <= 4 * 32

@@ -40,6 +40,26 @@ def meet(arrived: int, threads: int, met: I64, unit: int) -> None:
             break
 
 
+@kernel("i64, i64", name="wait_for_a_call_in_pool")
+def wait_for_a_call(calls: int, threads: int, unit: int) -> None:
+    """Take until somebody who waits for this phase has looked twice."""
+    for _ in range(100_000_000):
+        if load(calls) >= threads:
+            break
+
+
+@kernel("i64, i64", name="called_in_pool")
+def called(calls: int, threads: int, unit: int, worker: int) -> None:
+    """Count the calls in order: the one after n others has the number n."""
+    if load(calls) == worker:
+        add(calls, 1)
+
+
+@kernel("i64, i64", name="nothing_in_pool")
+def nothing(calls: int, threads: int, unit: int) -> None:
+    pass
+
+
 def meeting(threads: int) -> bool:
     """Run a unit on every thread at the same time; return whether all got there."""
     arrived, met = np.zeros(1, np.int64), np.zeros(threads, np.int64)
@@ -167,4 +187,31 @@ def test_a_thread_that_calls_leaves_the_others_alone():
 
 
 def test_a_schedule_of_nothing_runs():
-    pool.Schedule(np.zeros((0, 4), np.int64), [0]).run(2)
+    pool.Schedule(np.zeros((0, 5), np.int64), [0]).run(2)
+
+
+def test_a_thread_that_waits_asks_for_what_it_will_read():
+    calls = np.zeros(1, np.int64)
+    program = Program()
+    program.phase("other")
+    program.add(wait_for_a_call, 1, address(calls), 2).keep(calls)
+    program.phase("other")
+    task = program.add(nothing, 1, address(calls), 2)
+    task.ask_ahead(called)
+    program.run(2)
+    assert calls[0] >= 2
+    calls[0] = 7  # nobody waits for a first phase
+    program.run(2, first=1)
+    assert calls[0] == 7
+
+
+def test_nobody_asks_unless_told():
+    calls = np.zeros(1, np.int64)
+    program, counts = counting(40, phases=2)
+    program.phase("other")
+    task = program.add(nothing, 40, address(calls), 2)
+    task.ask_ahead(called)
+    task.ask_ahead(None)
+    program.run(2)
+    assert calls[0] == 0
+    assert set(counts.tolist()) == {2}
