@@ -37,7 +37,6 @@ __all__ = [
     "weight_kernels",
 ]
 
-_FEW_TOKENS = 3  # decoding anew for each is as fast as a tile
 # a matrix is divided into so many for one token, and large ones into more: long streams, but no
 # thread without a unit
 _UNITS = max(min(2 * usable_cpus(), 16), usable_cpus())
@@ -116,7 +115,7 @@ class Matrix:
 @cache
 def _rows_kernel(walk: Walk) -> Kernel:
     """Return the kernel for few tokens: a unit is some rows of each of `streams` parts."""
-    dot = rows_dot(walk)
+    one, two = rows_dot(walk, 1), rows_dot(walk, 2)
 
     @kernel(_ARGUMENTS, name=f"rows_{walk.name}")
     def rows(
@@ -141,10 +140,13 @@ def _rows_kernel(walk: Walk) -> Kernel:
         unit: int,
     ) -> None:
         part = (n_rows + streams - 1) // streams
-        for index in range(n_tokens):
+        last = min((unit + 1) * unit_rows, part)
+        pairs = n_tokens - n_tokens % 2
+        for index in range(0, pairs, 2):
             token = index if tokens == 0 else read_i32(tokens, index)
-            for row in range(unit * unit_rows, min((unit + 1) * unit_rows, part)):
-                dot(
+            other = index + 1 if tokens == 0 else read_i32(tokens, index + 1)
+            for row in range(unit * unit_rows, last):
+                two(
                     weights,
                     weight_stride,
                     scales,
@@ -156,7 +158,30 @@ def _rows_kernel(walk: Walk) -> Kernel:
                     n_rows,
                     row,
                     x + token * x_stride,
+                    x + other * x_stride,
                     y + index * y_stride,
+                    y_stride,
+                    rounds,
+                    streams,
+                )
+        for index in range(pairs, n_tokens):
+            token = index if tokens == 0 else read_i32(tokens, index)
+            for row in range(unit * unit_rows, last):
+                one(
+                    weights,
+                    weight_stride,
+                    scales,
+                    scale_stride,
+                    band,
+                    n_scales,
+                    n_columns,
+                    first_row,
+                    n_rows,
+                    row,
+                    x + token * x_stride,
+                    x + token * x_stride,
+                    y + index * y_stride,
+                    y_stride,
                     rounds,
                     streams,
                 )
@@ -373,7 +398,7 @@ def multiply(
         blocks = max(1, min(_UNIT_BLOCKS, row_blocks * token_units // _UNITS))
         row_units = -(-row_blocks // blocks)
         units, last = row_units * token_units, (row_units, blocks)
-    elif n_tokens <= _FEW_TOKENS or _in_matrix_unit(walk):
+    elif n_tokens <= walk.few_tokens or _in_matrix_unit(walk):
         function = _rows_kernel(walk)
         streams = _streams(matrix, walk)
         unit_rows = _unit_rows(matrix, streams)

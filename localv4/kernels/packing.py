@@ -29,7 +29,7 @@ __all__ = ["FEWEST_HALVES", "record_packing", "room_for_blocks"]
 
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
-FEWEST_HALVES = 4 if usable_cpus() <= 4 else 9
+FEWEST_HALVES = 6 if usable_cpus() <= 4 else 9
 """Fewer tokens are multiplied faster by bytes; many CPUs share a matrix unit between two."""
 _FEWEST_PAIRS = 3
 # Bits of usual BF16 numbers: 2**-40 to 2**40.

@@ -1,4 +1,4 @@
-"""Rows of weights times a few tokens: weights are decoded in registers, once a token.
+"""Rows of weights times a few tokens: weights are decoded in registers, once for one or two.
 
 Some rows are walked side by side, far apart from each other, and rows follow one another, so a
 thread reads several linear streams: hardware prefetchers follow each of them by itself, and between
@@ -96,40 +96,41 @@ class _Row:
     Parameters
     ----------
     record
-        Address of `size(walk)` bytes, aligned to 64.
+        Address of `size(walk, n_tokens)` bytes, aligned to 64.
     """
 
-    def __init__(self, emit: Emitter, walk: Walk, record: Any) -> None:
-        self.emit, self.walk, self.record = emit, walk, record
+    def __init__(self, emit: Emitter, walk: Walk, n_tokens: int, record: Any) -> None:
+        self.emit, self.walk, self.n_tokens, self.record = emit, walk, n_tokens, record
 
     @staticmethod
-    def size(walk: Walk) -> int:
+    def size(walk: Walk, n_tokens: int) -> int:
         """Return the bytes of a record."""
-        return 64 * (1 + walk.n_accumulators)
+        return 64 * (1 + n_tokens * walk.n_accumulators)
 
     def begin(self, weights: Any, scales: Any, output: Any) -> None:
         """Note the addresses of a row, and that nothing is summed."""
         for word, address in enumerate((weights, scales, output)):
             self.emit.store(self.emit.offset(self.record, 8 * word), address, 8)
         zero = self.emit.splat_constant(F32X16.element, 0.0)
-        self.store([zero] * self.walk.n_accumulators)
+        for token in range(self.n_tokens):
+            self.store(token, [zero] * self.walk.n_accumulators)
 
     def address(self, word: int) -> Any:
         """Load the address of the row's weights (0), scales (1) or output (2)."""
         return self.emit.load(self.emit.offset(self.record, 8 * word), I64, 8)
 
-    def accumulators(self) -> list[Any]:
-        """Load the sums so far."""
-        return [self.emit.load(place, F32X16, 64) for place in self._places()]
+    def accumulators(self, token: int) -> list[Any]:
+        """Load a token's sums so far."""
+        return [self.emit.load(place, F32X16, 64) for place in self._places(token)]
 
-    def store(self, accumulators: list[Any]) -> None:
-        """Store the sums so far."""
-        for place, value in zip(self._places(), accumulators, strict=True):
+    def store(self, token: int, accumulators: list[Any]) -> None:
+        """Store a token's sums so far."""
+        for place, value in zip(self._places(token), accumulators, strict=True):
             self.emit.store(place, value, 64)
 
-    def _places(self) -> list[Any]:
-        numbers = range(1, 1 + self.walk.n_accumulators)
-        return [self.emit.offset(self.record, 64 * number) for number in numbers]
+    def _places(self, token: int) -> list[Any]:
+        first, count = 1 + token * self.walk.n_accumulators, self.walk.n_accumulators
+        return [self.emit.offset(self.record, 64 * i) for i in range(first, first + count)]
 
     def stored(self, index: Any) -> tuple[Any, Any]:
         """Return where a superblock's weights and scales are."""
@@ -141,27 +142,33 @@ class _Row:
 
 
 def _add(
-    emit: Emitter, walk: Walk, rows: list[_Row], stored: list[tuple[Any, Any]], inputs: Any
+    emit: Emitter, walk: Walk, rows: list[_Row], stored: list[tuple[Any, Any]], inputs: list[Any]
 ) -> None:
-    """Add a superblock of some rows, given by their weights and scales, times activations."""
-    numbers = range(len(rows))
+    """Add a superblock of some rows, given by their weights and scales, times each token's."""
+    pairs = [(i, token) for i in range(len(rows)) for token in range(len(inputs))]
     scales = [walk.scale(emit, scale) if walk.n_scales else None for _, scale in stored]
-    registers = [walk.decode(emit, stored[i][0], scales[i]) for i in numbers]
-    before = [row.accumulators() for row in rows]
-    sums = [walk.begin(emit, accumulators) for accumulators in before]
+    registers = [
+        walk.decode(emit, weights, scale)
+        for (weights, _), scale in zip(stored, scales, strict=True)
+    ]
+    before = {(i, token): rows[i].accumulators(token) for i, token in pairs}
+    sums = {pair: walk.begin(emit, accumulators) for pair, accumulators in before.items()}
     for step in range(walk.n_steps):
-        for i in numbers:
+        for i, token in pairs:
             weight = registers[i][walk.register_of(step)]
-            sums[i] = walk.step(emit, step, sums[i], weight, inputs)
-    for i in numbers:
-        rows[i].store(walk.finish(emit, sums[i], before[i], scales[i], inputs))
+            sums[i, token] = walk.step(emit, step, sums[i, token], weight, inputs[token])
+    for i, token in pairs:
+        pair = i, token
+        after = walk.finish(emit, sums[pair], before[pair], scales[i], inputs[token])
+        rows[i].store(token, after)
 
 
 class _Rows:
     """Emits the code of one group of rows; holds what its parts share."""
 
-    def __init__(self, emit: Emitter, walk: Walk, args: list[Any]) -> None:
-        self.emit, self.walk = emit, walk
+    def __init__(self, emit: Emitter, walk: Walk, n_tokens: int, args: list[Any]) -> None:
+        self.emit, self.walk, self.n_tokens = emit, walk, n_tokens
+        self.in_flight = max(1, walk.in_flight // n_tokens)
         (
             self.weights,
             self.weight_stride,
@@ -173,12 +180,15 @@ class _Rows:
             self.first_row,
             self.n_rows,
             self.row,
-            self.inputs,
+            *inputs,
             self.outputs,
+            self.output_stride,
             self.rounds,
             self.streams,
         ) = args
-        self.records = emit.memory(MOST_STREAMS * _Row.size(walk), 64)
+        self.inputs = inputs[:n_tokens]
+        self.row_bytes = _Row.size(walk, n_tokens)
+        self.records = emit.memory(MOST_STREAMS * self.row_bytes, 64)
         self.padding = Padding(emit, walk)
 
     def generate(self) -> None:
@@ -189,7 +199,7 @@ class _Rows:
         emit.loop(self.streams, self._begin)
 
         def superblock(index: Any) -> None:
-            n_groups = builder.udiv(self.streams, integer(walk.in_flight))
+            n_groups = builder.udiv(self.streams, integer(self.in_flight))
             emit.loop(n_groups, lambda group: self._some(group, index))
 
         emit.loop(n_full, superblock)
@@ -200,7 +210,12 @@ class _Rows:
         emit.loop(self.streams, self._store)
 
     def _row(self, i: Any) -> _Row:
-        return _Row(self.emit, self.walk, self.emit.at(self.records, i, _Row.size(self.walk)))
+        record = self.emit.at(self.records, i, self.row_bytes)
+        return _Row(self.emit, self.walk, self.n_tokens, record)
+
+    def _inputs(self, index: Any) -> list[Any]:
+        """Return where each token's activations of a superblock are."""
+        return [self.emit.at(inputs, index, self.walk.lane_bytes) for inputs in self.inputs]
 
     def _begin(self, i: Any) -> None:
         """Find a row: the one of this number in its part of the matrix."""
@@ -218,36 +233,38 @@ class _Rows:
     def _some(self, group: Any, index: Any) -> None:
         """Add a superblock of the rows that are in flight together, and ask for later ones."""
         emit, walk, builder = self.emit, self.walk, self.emit.builder
-        first = builder.mul(group, integer(walk.in_flight))
-        rows = [self._row(builder.add(first, integer(i))) for i in range(walk.in_flight)]
+        first = builder.mul(group, integer(self.in_flight))
+        rows = [self._row(builder.add(first, integer(i))) for i in range(self.in_flight)]
         stored = [row.stored(index) for row in rows]
         for weights, _ in stored:
             for line in range(0, walk.weight_bytes, 64):
                 emit.prefetch(emit.offset(weights, _FAR_BYTES + line), 2)
                 emit.prefetch(emit.offset(weights, _NEAR_BYTES + line))
-        _add(emit, walk, rows, stored, emit.at(self.inputs, index, walk.lane_bytes))
+        _add(emit, walk, rows, stored, self._inputs(index))
 
     def _last(self, i: Any, n_full: Any, rest: Any) -> None:
         """Add a row's last, partial superblock."""
         emit, walk, row, padding = self.emit, self.walk, self._row(i), self.padding
         padding.fill(row.address(0), row.address(1), n_full, rest, self.n_scales)
-        inputs = emit.at(self.inputs, n_full, walk.lane_bytes)
-        _add(emit, walk, [row], [(padding.weights, padding.scales)], inputs)
+        _add(emit, walk, [row], [(padding.weights, padding.scales)], self._inputs(n_full))
 
     def _store(self, i: Any) -> None:
-        """Write a row's output."""
-        row = self._row(i)
-        store_total(self.emit, self.walk, row.accumulators(), row.address(2), self.rounds)
+        """Write a row's outputs."""
+        emit, row = self.emit, self._row(i)
+        for token in range(self.n_tokens):
+            output = emit.offset(row.address(2), self.output_stride, token)
+            store_total(emit, self.walk, row.accumulators(token), output, self.rounds)
 
 
-def rows_dot(walk: Walk) -> Any:
-    """Make the intrinsic that multiplies some rows with one token.
+def rows_dot(walk: Walk, n_tokens: int) -> Any:
+    """Make the intrinsic that multiplies some rows with one token or two.
 
     It takes int64 arguments: the words of a matrix (`matmul.Matrix.words`), the first of the rows,
-    the address of the activations and that of the matrix's float32 outputs, 1 to round the sums to
-    BF16, and how many rows there are: a multiple of `Walk.in_flight`, up to `MOST_STREAMS`.  The
-    first row is one of the first of so many parts of the matrix, the others are as far into theirs.
-    Any alignment.
+    the addresses of both tokens' activations (the other one is not read if there is one token),
+    the address of the first one's float32 outputs for the matrix and the distance to the other's, 1
+    to round the sums to BF16, and how many rows there are: a multiple of `Walk.in_flight`, up to
+    `MOST_STREAMS`.  The first row is one of the first of so many parts of the matrix, the others
+    are as far into theirs.  Any alignment.
     """
     walk = walk.for_rows
 
@@ -265,14 +282,16 @@ def rows_dot(walk: Walk) -> Any:
         n: Any,
         row: Any,
         x: Any,
+        other: Any,
         y: Any,
+        ys: Any,
         r: Any,
         streams: Any,
     ) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-            _Rows(Emitter(builder), walk, args).generate()
+            _Rows(Emitter(builder), walk, n_tokens, args).generate()
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 14), code
+        return types.void(*[types.int64] * 16), code
 
     return intrinsic(dot)

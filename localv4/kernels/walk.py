@@ -65,6 +65,8 @@ class Walk:
     in_flight
         Rows that row_dot.py multiplies at once, because the sums of one wait for each other; 1, 2
         or 4, by measurement, decides no byte.
+    few_tokens
+        As many are multiplied as fast by row_dot.py, two at a time, as by row_tile.py.
     n_parts
         Runs of a superblock's stored bytes that `tiles` decodes by themselves.
     kind
@@ -83,6 +85,7 @@ class Walk:
     scale_factor = 1.0
     n_accumulators = 1
     in_flight = 2
+    few_tokens = 3
     n_parts = 1
     kind: Any = F32X16
 

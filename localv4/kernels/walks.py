@@ -50,6 +50,7 @@ class _Fp8Bf16(_Fp8):
     n_registers = 8
     n_steps = 8
     in_flight = 2
+    few_tokens = 4
     n_parts = 2
     kind = vector(I16, 32)
 

@@ -44,6 +44,7 @@ class _Fp4Integers(Walk):
     n_registers = 32
     n_steps = 32
     in_flight = 4
+    few_tokens = 4
     scale_lanes = _FP4_INTEGER_SCALES
     scale_bytes = 1
 
@@ -91,6 +92,7 @@ class _Fp4Vnni(_Fp4Integers):
     lane_bytes = 3 * _DIGIT_BYTES + 64 + 64
     n_registers = _DIGIT_STEPS
     n_steps = 3 * _DIGIT_STEPS
+    few_tokens = 8
     kind = vector(I8, 64)
     wide, permutes = True, False
 

@@ -1,6 +1,6 @@
 """Every weight format times tokens, against the sum order written out lane by lane: equal bytes.
 
-One to three tokens are multiplied by some rows at a time, more by tiles, and where there is a
+A few tokens are multiplied by some rows at a time, more by tiles, and where there is a
 matrix unit it takes them from a few tokens on. The walks of lower tiers are the business of
 test_walks.py.
 """
