@@ -115,7 +115,7 @@ class Matrix:
 @cache
 def _rows_kernel(walk: Walk) -> Kernel:
     """Return the kernel for few tokens: a unit is some rows of each of `streams` parts."""
-    one, two = rows_dot(walk, 1), rows_dot(walk, 2)
+    dot = rows_dot(walk)
 
     @kernel(_ARGUMENTS, name=f"rows_{walk.name}")
     def rows(
@@ -141,12 +141,13 @@ def _rows_kernel(walk: Walk) -> Kernel:
     ) -> None:
         part = (n_rows + streams - 1) // streams
         last = min((unit + 1) * unit_rows, part)
-        pairs = n_tokens - n_tokens % 2
-        for index in range(0, pairs, 2):
+        for index in range(0, n_tokens, 2):
+            n_others = min(n_tokens - index - 1, 1)
+            other_index = index + n_others
             token = index if tokens == 0 else read_i32(tokens, index)
-            other = index + 1 if tokens == 0 else read_i32(tokens, index + 1)
+            other = other_index if tokens == 0 else read_i32(tokens, other_index)
             for row in range(unit * unit_rows, last):
-                two(
+                dot(
                     weights,
                     weight_stride,
                     scales,
@@ -160,28 +161,7 @@ def _rows_kernel(walk: Walk) -> Kernel:
                     x + token * x_stride,
                     x + other * x_stride,
                     y + index * y_stride,
-                    y_stride,
-                    rounds,
-                    streams,
-                )
-        for index in range(pairs, n_tokens):
-            token = index if tokens == 0 else read_i32(tokens, index)
-            for row in range(unit * unit_rows, last):
-                one(
-                    weights,
-                    weight_stride,
-                    scales,
-                    scale_stride,
-                    band,
-                    n_scales,
-                    n_columns,
-                    first_row,
-                    n_rows,
-                    row,
-                    x + token * x_stride,
-                    x + token * x_stride,
-                    y + index * y_stride,
-                    y_stride,
+                    n_others * y_stride,
                     rounds,
                     streams,
                 )

@@ -256,15 +256,15 @@ class _Rows:
             store_total(emit, self.walk, row.accumulators(token), output, self.rounds)
 
 
-def rows_dot(walk: Walk, n_tokens: int) -> Any:
+def rows_dot(walk: Walk) -> Any:
     """Make the intrinsic that multiplies some rows with one token or two.
 
     It takes int64 arguments: the words of a matrix (`matmul.Matrix.words`), the first of the rows,
-    the addresses of both tokens' activations (the other one is not read if there is one token),
-    the address of the first one's float32 outputs for the matrix and the distance to the other's, 1
-    to round the sums to BF16, and how many rows there are: a multiple of `Walk.in_flight`, up to
-    `MOST_STREAMS`.  The first row is one of the first of so many parts of the matrix, the others
-    are as far into theirs.  Any alignment.
+    the addresses of both tokens' activations, the address of the first one's float32 outputs for
+    the matrix and the distance to the other's, or 0 if there is one token, 1 to round the sums to
+    BF16, and how many rows there are: a multiple of `Walk.in_flight`, up to `MOST_STREAMS`.  The
+    first row is one of the first of so many parts of the matrix, the others are as far into theirs.
+    Any alignment.
     """
     walk = walk.for_rows
 
@@ -289,7 +289,13 @@ def rows_dot(walk: Walk, n_tokens: int) -> Any:
         streams: Any,
     ) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-            _Rows(Emitter(builder), walk, n_tokens, args).generate()
+            emit, output_stride = Emitter(builder), args[13]
+            alone = builder.icmp_unsigned("==", output_stride, integer(0))
+            with builder.if_else(alone) as (then, otherwise):
+                with then:
+                    _Rows(emit, walk, 1, args).generate()
+                with otherwise:
+                    _Rows(emit, walk, 2, args).generate()
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 16), code
