@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localv4.kernels.arrays import aligned
 from localv4.kernels.matmul import Matrix
+from localv4.slots import private_memory
 
 __all__ = ["Arena", "stored_bytes"]
 
@@ -59,11 +59,12 @@ class Arena:
     Attributes
     ----------
     memory
-        uint8 [n_bytes], aligned to 64 bytes.
+        uint8 [n_bytes], aligned to 64 bytes; in huge pages, as weights that are streamed.
     """
 
     def __init__(self, n_bytes: int) -> None:
-        self.memory: U8 = aligned((n_bytes,), np.uint8)
+        whole = np.frombuffer(private_memory(n_bytes), np.uint8)
+        self.memory: U8 = whole[:n_bytes]
         self._format = ""
 
     def fill(self, weight_format: str) -> None:

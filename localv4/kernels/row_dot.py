@@ -25,8 +25,9 @@ __all__ = ["MOST_STREAMS", "Padding", "ask_for", "integer", "read_i32", "rows_do
 MOST_STREAMS = 4
 """Rows that can be walked side by side."""
 
-_FAR_BYTES = 4096  # ahead of the weights that are being multiplied, into the second cache
+_FAR_BYTES = 1664  # ahead of the weights that are being multiplied, into the second cache
 _NEAR_BYTES = 1024  # the same, into the first cache
+_SCALES_BYTES = 256  # ahead of a row's own scales: hardware loses sight of what is read so rarely
 
 
 def integer(value: int) -> Any:
@@ -236,7 +237,9 @@ class _Rows:
         first = builder.mul(group, integer(self.in_flight))
         rows = [self._row(builder.add(first, integer(i))) for i in range(self.in_flight)]
         stored = [row.stored(index) for row in rows]
-        for weights, _ in stored:
+        for weights, scales in stored:
+            if walk.scale_bytes == 1:
+                emit.prefetch(emit.offset(scales, _SCALES_BYTES), 2)
             for line in range(0, walk.weight_bytes, 64):
                 emit.prefetch(emit.offset(weights, _FAR_BYTES + line), 2)
                 emit.prefetch(emit.offset(weights, _NEAR_BYTES + line))

@@ -203,6 +203,7 @@ class _Fp4Maddubs(_Fp4Vnni):
     """The same bytes without VNNI: pairs of products in 16 bits, which a digit cannot overflow."""
 
     name = "fp4_maddubs_512"
+    in_flight = 2
 
     @property
     def for_rows(self) -> Walk:
@@ -240,7 +241,6 @@ class _Fp4MaddubsHalves(_Fp4Maddubs):
 
     name = "fp4_maddubs_256"
     wide = False
-    in_flight = 1
 
     def _pairs(self, emit: Emitter, weight: Any, value: Any) -> Any:
         parts = zip(emit.halves(weight), emit.halves(value), strict=True)
