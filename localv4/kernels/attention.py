@@ -18,6 +18,7 @@ from localv4.kernels.attention_products import LANES
 from localv4.kernels.attention_walk import (
     carve,
     finish,
+    lay_out,
     merge,
     n_words,
     prepare,
@@ -40,6 +41,7 @@ SEGMENTS = 16
 _GRAIN = 32  # candidates: a segment has some times as many
 _FEW, _ENOUGH = 4, 160  # segments, and the candidates of each that they have where there are more
 _UNPACKING, _PRODUCTS = 2, 3  # shares of a segment's time, all heads together
+_PREPARED_HEADS = 4  # of a unit that prepares: a divisor of 16
 _MERGED_HEADS = 4  # of a unit that merges
 
 
@@ -106,9 +108,11 @@ def _attend(
     n_heads = LANES * (end_tile - first_tile)
     scratch = carve(memory[worker], head_dim, n_heads, trained)
     own = lanes[worker, : end_tile - first_tile]
+    room, rows = scratch[0][:2], scratch[0][2:, : own.shape[1]]
     for tile in range(end_tile - first_tile):
         first = LANES * (first_tile + tile)
-        prepare(queries[token], eps, tables[token], head_dim, first, trained, scratch[0], own[tile])
+        prepare(queries[token], eps, tables[token], head_dim, first, trained, room, rows)
+        lay_out(rows, own[tile])
     position = place[0] + token
     n_candidates = _n_candidates(position, ring.shape[0], ratio, chosen[token], n_chosen[token])
     n_segments, size = _segments(n_candidates)
@@ -139,7 +143,7 @@ def _attend(
     finish(sums, sinks[first:end], tables[token], head_dim, trained, target_out)
 
 
-@kernel("f32[2], f32, f32[3], i64, i64, f32[2], f32[4]")
+@kernel("f32[2], f32, f32[3], i64, i64, f32[2], f32[3]")
 def _prepare(
     queries: F32,
     eps: np.float32,
@@ -147,22 +151,22 @@ def _prepare(
     n_heads: int,
     trained: int,
     memory: F32,
-    lanes: F32,
+    rows: F32,
     unit: int,
     worker: int,
 ) -> None:
-    """Make lanes of sixteen heads of a token."""
-    n_tiles = lanes.shape[1]
-    token, tile = unit // n_tiles, unit % n_tiles
+    """Prepare some heads of a token."""
+    units = rows.shape[1] // _PREPARED_HEADS
+    token, first = unit // units, unit % units * _PREPARED_HEADS
     head_dim = queries.shape[1] // n_heads
-    room = carve(memory[worker], head_dim, LANES * n_tiles, trained)[0]
-    target = lanes[token, tile]
-    prepare(queries[token], eps, tables[token], head_dim, LANES * tile, trained, room, target)
+    room = carve(memory[worker], head_dim, rows.shape[1], trained)[0]
+    target = rows[token, first : first + _PREPARED_HEADS]
+    prepare(queries[token], eps, tables[token], head_dim, first, trained, room, target)
 
 
 @kernel(
     "u8[2], u8[2], u8[2], i64[1], i64, i32[2], i32[1], f32, i64, i64, i64, i64, i64,"
-    "f32[2], f32[4], f32[3]"
+    "f32[2], f32[3], f32[4], f32[3]"
 )
 def _attend_segment(
     ring: U8,
@@ -179,6 +183,7 @@ def _attend_segment(
     groups: int,
     threads: int,
     memory: F32,
+    rows: F32,
     lanes: F32,
     partial: F32,
     unit: int,
@@ -190,14 +195,17 @@ def _attend_segment(
     position = place[0] + token
     n_candidates = _n_candidates(position, ring.shape[0], ratio, chosen[token], n_chosen[token])
     n_segments, size = _segments(n_candidates)
-    n_tokens, n_tiles = lanes.shape[0], lanes.shape[1]
+    n_tokens, n_tiles = rows.shape[0], lanes.shape[1]
     n_groups = _groups(n_segments * n_tokens, n_tiles, groups, threads)
     if segment >= n_segments or group >= n_groups:
         return
     first, end = group * n_tiles // n_groups, (group + 1) * n_tiles // n_groups
     scratch = carve(memory[worker], head_dim, LANES * (end - first), trained)
+    own = lanes[worker, : end - first]
+    for tile in range(first, end):
+        lay_out(rows[token, LANES * tile : LANES * (tile + 1)], own[tile - first])
     walk(
-        lanes[token, first:end],
+        own,
         ring,
         fresh,
         compressed,
@@ -318,7 +326,7 @@ def record_attend(
     """
     n_tokens, n_heads = len(queries), sinks.size
     groups, split = _divide(n_tokens, threads, n_heads)
-    memory, lanes, partial = scratch
+    memory, rows, lanes, partial = scratch
     given_eps = -1.0 if eps is None else eps
     if not split:
         return program.add(
@@ -343,18 +351,17 @@ def record_attend(
             partial,
             out,
         )
-    n_tiles = lanes.shape[1]
     part = program.part
     program.add(
         _prepare,
-        n_tokens * n_tiles,
+        n_tokens * rows.shape[1] // _PREPARED_HEADS,
         queries,
         given_eps,
         tables,
         n_heads,
         int(trained),
         memory,
-        lanes,
+        rows,
     )
     program.phase(part)
     task = program.add(
@@ -374,6 +381,7 @@ def record_attend(
         groups,
         threads,
         memory,
+        rows,
         lanes,
         partial,
     )
@@ -408,9 +416,10 @@ def attend_scratch_shapes(
     groups, split = _divide(n_tokens, threads, n_heads)
     n_tiles = -(-n_heads // LANES)
     tiles = n_tiles if split else -(-n_tiles // groups)
-    shapes = scratch_shapes(head_dim, LANES * tiles, trained)
+    shapes, words = scratch_shapes(head_dim, LANES * tiles, trained), n_words(head_dim, trained)
     return (
         (threads, sum(rows * columns for rows, columns in shapes)),
-        (n_tokens if split else threads, tiles, n_words(head_dim, trained), LANES),
+        (n_tokens if split else 0, LANES * tiles, words),
+        (threads, tiles, words, LANES),
         (n_tokens * SEGMENTS if split else 2 * threads, LANES * tiles, shapes[0][1]),
     )

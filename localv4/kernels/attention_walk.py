@@ -26,6 +26,7 @@ __all__ = [
     "block_size",
     "carve",
     "finish",
+    "lay_out",
     "merge",
     "n_words",
     "prepare",
@@ -71,7 +72,7 @@ def scratch_shapes(head_dim: int, n_heads: int, trained: int) -> tuple[tuple[int
     columns = words * (2 if pairs else 1) + BEHIND
     shares = block // 2 if pairs else block
     return (
-        (2 * LANES + 1, columns),  # heads on their way to lanes
+        (2 + LANES, columns),  # heads on their way to lanes
         (_PART if pairs else block, words + BEHIND),  # entries
         (shares if pairs else 0, columns),  # entries in pairs, a column's numbers side by side
         (block, n_heads),  # scores
@@ -124,9 +125,9 @@ def prepare(
     first_head: int,
     trained: int,
     room: F32,
-    lanes: F32,
+    rows: F32,
 ) -> None:
-    """Normalise and turn sixteen heads of a token, and lay them side by side.
+    """Normalise and turn some heads of a token; `lay_out` brings them where `walk` wants them.
 
     Parameters
     ----------
@@ -139,13 +140,13 @@ def prepare(
     head_dim, first_head, trained
         As the names say.
     room
-        The first array of the scratch.
-    lanes
-        Written: float32 [words, 16].
+        Two rows at least of the first array of the scratch; none of them is one of `rows`.
+    rows
+        Written: float32 [heads, words], numbers or pairs of BF16 numbers (`n_words`).
     """
-    size = lanes.shape[0]
-    for number in range(LANES):
-        row, start = room[number], (first_head + number) * head_dim
+    row, size = room[0], rows.shape[1]
+    for number in range(rows.shape[0]):
+        start = (first_head + number) * head_dim
         n_given = head_dim if start < queries.size else 0
         for column in range(n_given):
             row[column] = queries[start + column]
@@ -153,15 +154,19 @@ def prepare(
             row[column] = 0
         if n_given > 0:
             if eps >= 0:
-                head_norm(row[:head_dim], eps, trained, room[2 * LANES, :head_dim])
+                head_norm(row[:head_dim], eps, trained, room[1, :head_dim])
             rotate(row[:head_dim], table, _ONE, trained)
-    if PAIRS and trained:
-        words = room[LANES : 2 * LANES].view(np.int32)
-        for number in range(LANES):
-            _pack(room[number, : 2 * size], words[number, :size])
-        turn(words[:, :size], lanes.view(np.int32))
-        return
-    turn(room[:LANES, :size], lanes)
+        if PAIRS and trained:
+            _pack(row[: 2 * size], rows[number].view(np.int32))
+        else:
+            for column in range(size):
+                rows[number, column] = row[column]
+
+
+@leaf
+def lay_out(rows: F32, lanes: F32) -> None:
+    """Lay sixteen prepared heads, float32 [16, words], side by side: float32 [words, 16]."""
+    turn(rows.view(np.int32), lanes.view(np.int32))  # words, not numbers
 
 
 @leaf
@@ -340,7 +345,7 @@ def walk(
     Parameters
     ----------
     lanes
-        float32 [n_heads / 16, words, 16], from `prepare`.
+        float32 [n_heads / 16, words, 16], from `lay_out`.
     ring, fresh, compressed, chosen, scale, trained
         As in `attention.record_attend`, of `chosen` the token's row.
     place, position

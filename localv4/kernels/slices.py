@@ -12,6 +12,7 @@ __all__ = ["Slices", "slice_of"]
 
 _FEW_ROWS = 32
 _COLUMNS = 256
+_MOST = 32  # slices of all rows, about: threads take units one after the other, at 0.1 us each
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,12 @@ class Slices:
     size: int
 
     @classmethod
-    def of(cls, n_rows: int, n_columns: int, grain: int = 1) -> "Slices":
-        """Return slices of whole grains: whole rows where there are many."""
+    def of(cls, n_rows: int, n_columns: int, grain: int = 16) -> "Slices":
+        """Return slices of whole grains, by default lines: whole rows where there are many."""
         if n_rows >= _FEW_ROWS:
             return cls(1, max(n_columns, 1))
-        size = max(_COLUMNS // grain, 1) * grain
+        size = max(_COLUMNS, n_rows * n_columns // _MOST)
+        size = -(-size // grain) * grain
         return cls(max(-(-n_columns // size), 1), size)
 
 

@@ -9,6 +9,7 @@ from localv4.kernels.attention_walk import (
     block_size,
     carve,
     finish,
+    lay_out,
     merge,
     n_words,
     prepare,
@@ -44,9 +45,14 @@ def test_heads_lie_side_by_side(trained: int):
     rng = np.random.default_rng(1)
     queries = bf16.round(rng.standard_normal((18, HEAD_DIM)))
     room = np.full(scratch_shapes(HEAD_DIM, 16, trained)[0], np.nan, np.float32)
+    rows = np.full((16, n_words(HEAD_DIM, trained)), np.nan, np.float32)
     for first in (0, 16):
-        lanes = np.full((n_words(HEAD_DIM, trained), 16), np.nan, np.float32)
-        prepare(queries.reshape(-1), EPS, no_rotation(), HEAD_DIM, first, trained, room, lanes)
+        lanes = np.full(rows.shape[::-1], np.nan, np.float32)
+        for part in range(0, 16, 4):
+            some = rows[part : part + 4]
+            args = queries.reshape(-1), EPS, no_rotation(), HEAD_DIM, first + part, trained
+            prepare(*args, room, some)
+        lay_out(rows, lanes)
         if trained and PAIRS:
             halves = bf16.decode(lanes.view(np.uint16).reshape(-1, 16, 2))
             lanes = np.swapaxes(halves, 1, 2).reshape(-1, 16).copy()
