@@ -149,14 +149,14 @@ class ExpertPrograms:
         if plain not in inputs.values():
             arrange(program, x, plain)
         logits = self._workspace.f32("gate", n_tokens, gate.weight.n_rows)
-        program.phase("shared")
+        program.phase("shared")  # the longest units first, so that all threads end together
+        for matrix, rows in zip((shared.w1, shared.w3), self._shared_rows, strict=False):
+            multiply(program, inputs[matrix.lanes], matrix, rows, trained)
         multiply(program, plain, gate.weight, logits, rounds=False)
         ahead = self._ahead
         if ahead is not None:
             ahead_logits = self._workspace.f32("gate ahead", n_tokens, ahead.weight.n_rows)
             multiply(program, plain, ahead.weight, ahead_logits, rounds=False)
-        for matrix, rows in zip((shared.w1, shared.w3), self._shared_rows, strict=False):
-            multiply(program, inputs[matrix.lanes], matrix, rows, trained)
         program.phase("gate")
         chosen = self.chosen, self.weights, self.experts, self.shares
         self._record_choice(program, gate, logits, *chosen)
@@ -229,10 +229,10 @@ class ExpertPrograms:
             arrange(program, self._shared_rows[0], self._shared_inner)
         inner = self._record_inner(program, gate, parts)
         program.phase("experts")
+        if with_shared:  # again the longest units
+            multiply(program, self._shared_inner, shared.w2, self._shared_rows[2], trained)
         for expert, part, x, started in zip(group, parts, inner, tasks, strict=True):
             started.append(multiply(program, x, expert.w2, out[part], trained))
-        if with_shared:
-            multiply(program, self._shared_inner, shared.w2, self._shared_rows[2], trained)
         return tasks
 
     def _record_outer(

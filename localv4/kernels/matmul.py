@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from localv4.kernels import tiers
+from localv4.kernels._jit import leaf
 from localv4.kernels.amx_rows import UNIT_ROWS
 from localv4.kernels.amx_tile import amx_tile
 from localv4.kernels.amx_unit import BLOCK_TOKENS, UNIT_TOKENS
@@ -41,11 +43,15 @@ __all__ = [
 # thread without a unit
 _UNITS = max(min(2 * usable_cpus(), 16), usable_cpus())
 _UNIT_BYTES = 2**20 if _UNITS <= 8 else 2**19
+# many threads end a phase together if the end of each matrix, a quarter, is cut into units of a
+# quarter; to two or four threads that is worth no more than it costs
+_END = 4
+_FINER = 1 if _UNITS <= 8 else 4
 # the most blocks of rows in a unit of the matrix unit: all but the first find their weights near
 _UNIT_BLOCKS = 16
 _ASKED_BYTES = 1024  # of each stream, whenever a thread that waits looks again
 _MOST_ASKED_BYTES = 2**16  # of each stream: a fraction of the second cache
-_ARGUMENTS = ", ".join(["i64"] * 18)
+_ARGUMENTS = ", ".join(["i64"] * 19)
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -112,6 +118,22 @@ class Matrix:
         return self.format
 
 
+@register_jitable  # type: ignore[untyped-decorator]
+def _n_whole(part: int, unit_rows: int) -> int:
+    """Return how many units of a part of the rows come before the smaller ones of its end."""
+    return (part - part // _END) // unit_rows
+
+
+@leaf
+def _rows_of(unit: int, unit_rows: int, end_rows: int, part: int) -> tuple[int, int]:
+    """Return a unit's first row in each part and the one behind its last."""
+    n_whole = _n_whole(part, unit_rows)
+    if unit < n_whole:
+        return unit * unit_rows, (unit + 1) * unit_rows
+    first = n_whole * unit_rows + (unit - n_whole) * end_rows
+    return first, min(first + end_rows, part)
+
+
 @cache
 def _rows_kernel(walk: Walk) -> Kernel:
     """Return the kernel for few tokens: a unit is some rows of each of `streams` parts."""
@@ -136,17 +158,17 @@ def _rows_kernel(walk: Walk) -> Kernel:
         y_stride: int,
         rounds: int,
         unit_rows: int,
+        end_rows: int,
         streams: int,
         unit: int,
     ) -> None:
-        part = (n_rows + streams - 1) // streams
-        last = min((unit + 1) * unit_rows, part)
+        first, last = _rows_of(unit, unit_rows, end_rows, (n_rows + streams - 1) // streams)
         for index in range(0, n_tokens, 2):
             n_others = min(n_tokens - index - 1, 1)
             other_index = index + n_others
             token = index if tokens == 0 else read_i32(tokens, index)
             other = other_index if tokens == 0 else read_i32(tokens, other_index)
-            for row in range(unit * unit_rows, last):
+            for row in range(first, last):
                 dot(
                     weights,
                     weight_stride,
@@ -188,17 +210,18 @@ def _ask_for_rows(
     y_stride: int,
     rounds: int,
     unit_rows: int,
+    end_rows: int,
     streams: int,
     unit: int,
     worker: int,
 ) -> None:
     """Ask for the next weights of a unit of `_rows_kernel`; `worker` counts the calls."""
     part = (n_rows + streams - 1) // streams
-    first = first_row + unit * unit_rows
-    n_bytes = min(unit_rows, part - unit * unit_rows) * weight_stride
+    first, last = _rows_of(unit, unit_rows, end_rows, part)
+    n_bytes = (last - first) * weight_stride
     begin = worker * _ASKED_BYTES
     for stream in range(streams):
-        start = weights + (first + stream * part) * weight_stride
+        start = weights + (first_row + first + stream * part) * weight_stride
         for place in range(begin, min(begin + _ASKED_BYTES, n_bytes, _MOST_ASKED_BYTES), LINE):
             ask_for(start + place)
 
@@ -228,6 +251,7 @@ def _tiles_kernel(walk: Walk) -> Kernel:
         rounds: int,
         token_blocks: int,
         unused: int,
+        unused_as_well: int,
         unit: int,
     ) -> None:
         # blocks of stored rows, so that a block never has two rows of scales
@@ -283,6 +307,7 @@ def _amx_kernel(walk: Walk) -> Kernel:
         rounds: int,
         row_units: int,
         blocks: int,
+        unused: int,
         unit: int,
     ) -> None:
         token = unit // row_units * UNIT_TOKENS
@@ -328,10 +353,18 @@ def _streams(matrix: Matrix, walk: Walk) -> int:
     return max(walk.for_rows.in_flight, MOST_STREAMS // 2 if fewer else MOST_STREAMS)
 
 
-def _unit_rows(matrix: Matrix, streams: int) -> int:
-    """Return how many rows of a stream a thread takes at a time: some units each, none small."""
+def _unit_rows(matrix: Matrix, streams: int) -> tuple[int, int]:
+    """Return how many rows of a stream a thread takes at a time, at first and at the end."""
     largest = max(1, _UNIT_BYTES // (streams * matrix.weights.strides[0]))
-    return min(largest, -(-matrix.n_rows // (streams * _UNITS)))
+    unit_rows = min(largest, -(-matrix.n_rows // (streams * _UNITS)))
+    return unit_rows, -(-unit_rows // _FINER)
+
+
+def _n_units(matrix: Matrix, streams: int, unit_rows: int, end_rows: int) -> int:
+    """Return the units of `_rows_kernel`."""
+    part = -(-matrix.n_rows // streams)
+    n_whole: int = _n_whole(part, unit_rows)
+    return n_whole + -(-(part - n_whole * unit_rows) // end_rows)
 
 
 def _row_blocks(matrix: Matrix, size: int) -> int:
@@ -377,16 +410,16 @@ def multiply(
         row_blocks, token_units = _row_blocks(matrix, UNIT_ROWS), -(-n_tokens // UNIT_TOKENS)
         blocks = max(1, min(_UNIT_BLOCKS, row_blocks * token_units // _UNITS))
         row_units = -(-row_blocks // blocks)
-        units, last = row_units * token_units, (row_units, blocks)
+        units, last = row_units * token_units, (row_units, blocks, 0)
     elif n_tokens <= walk.few_tokens or _in_matrix_unit(walk):
         function = _rows_kernel(walk)
         streams = _streams(matrix, walk)
-        unit_rows = _unit_rows(matrix, streams)
-        units, last = -(-matrix.n_rows // (streams * unit_rows)), (unit_rows, streams)
+        rows = _unit_rows(matrix, streams)
+        units, last = _n_units(matrix, streams, *rows), (*rows, streams)
     else:
         function = _tiles_kernel(walk)
         token_blocks = -(-n_tokens // TILE_TOKENS)
-        units, last = _row_blocks(matrix, TILE_ROWS) * token_blocks, (token_blocks, 0)
+        units, last = _row_blocks(matrix, TILE_ROWS) * token_blocks, (token_blocks, 0, 0)
     task = program.add(
         function,
         units,

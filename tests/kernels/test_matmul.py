@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from localv4 import quant
@@ -173,3 +175,32 @@ def test_a_unit_that_waits_asks_for_each_of_its_lines_once(first_row: int, monke
     streams = len(asked) // 2  # two lines of each
     assert streams in (2, 4)
     assert len(set(asked)) == len(asked) == 2 * streams <= lines_of_a_unit
+
+
+@given(st.integers(1, 400), st.integers(1, 100), st.integers(1, 4))
+def test_units_cover_a_part_of_the_rows_once(part: int, unit_rows: int, finer: int):
+    end_rows = -(-unit_rows // finer)
+    matrix = Matrix("f32", np.zeros((part, 1), np.float32), None, 1)
+    covered: list[int] = []
+    for unit in range(matmul._n_units(matrix, 1, unit_rows, end_rows)):
+        first, last = matmul._rows_of(unit, unit_rows, end_rows, part)
+        assert 0 < last - first <= unit_rows
+        covered += range(first, last)
+    assert covered == list(range(part))
+
+
+@every_kind
+@pytest.mark.parametrize("n_rows", [9, 130, 257])
+def test_no_cut_of_the_rows_changes_a_byte(
+    monkeypatch: pytest.MonkeyPatch, name: str, activations: str, n_rows: int
+):
+    """As on few CPUs, as on many, and in units of a row or two."""
+    product = random_product(name, n_rows, 512, 2, 0, activations)
+    results = []
+    for units, unit_bytes, finer in ((4, 2**20, 1), (16, 2**19, 4), (64, 2**10, 4)):
+        monkeypatch.setattr(matmul, "_UNITS", units)
+        monkeypatch.setattr(matmul, "_UNIT_BYTES", unit_bytes)
+        monkeypatch.setattr(matmul, "_FINER", finer)
+        results.append(product.ours())
+    for other in results[1:]:
+        assert_same_bytes(other, results[0])
