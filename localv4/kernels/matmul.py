@@ -162,7 +162,8 @@ def _rows_kernel(walk: Walk) -> Kernel:
         streams: int,
         unit: int,
     ) -> None:
-        first, last = _rows_of(unit, unit_rows, end_rows, (n_rows + streams - 1) // streams)
+        part = (n_rows + streams - 1) // streams
+        first, last = _rows_of(unit, unit_rows, end_rows, part)
         for index in range(0, n_tokens, 2):
             n_others = min(n_tokens - index - 1, 1)
             other_index = index + n_others
@@ -179,6 +180,7 @@ def _rows_kernel(walk: Walk) -> Kernel:
                     n_columns,
                     first_row,
                     n_rows,
+                    part,
                     row,
                     x + token * x_stride,
                     x + other * x_stride,

@@ -180,6 +180,7 @@ class _Rows:
             self.n_columns,
             self.first_row,
             self.n_rows,
+            self.part,
             self.row,
             *inputs,
             self.outputs,
@@ -221,13 +222,13 @@ class _Rows:
     def _begin(self, i: Any) -> None:
         """Find a row: the one of this number in its part of the matrix."""
         emit, builder = self.emit, self.emit.builder
-        number = builder.add(self.row, builder.mul(i, emit.up(self.n_rows, self.streams)))
+        number = builder.add(self.row, builder.mul(i, self.part))
         # the last part may be shorter: then the first row is walked once more
         there = builder.icmp_unsigned("<", number, self.n_rows)
         number = builder.select(there, number, self.row)
         place = builder.add(self.first_row, number)
         weights = builder.add(self.weights, builder.mul(place, self.weight_stride))
-        band = builder.udiv(place, self.band)
+        band = builder.udiv(place, integer(1 if self.walk.scale_bytes == 1 else 128))
         scales = builder.add(self.scales, builder.mul(band, self.scale_stride))
         self._row(i).begin(weights, scales, emit.at(self.outputs, number, 4))
 
@@ -283,6 +284,7 @@ def rows_dot(walk: Walk) -> Any:
         k: Any,
         f: Any,
         n: Any,
+        part: Any,
         row: Any,
         x: Any,
         other: Any,
@@ -292,7 +294,7 @@ def rows_dot(walk: Walk) -> Any:
         streams: Any,
     ) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: list[Any]) -> Any:
-            emit, output_stride = Emitter(builder), args[13]
+            emit, output_stride = Emitter(builder), args[14]
             alone = builder.icmp_unsigned("==", output_stride, integer(0))
             with builder.if_else(alone) as (then, otherwise):
                 with then:
@@ -301,6 +303,6 @@ def rows_dot(walk: Walk) -> Any:
                     _Rows(emit, walk, 2, args).generate()
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 16), code
+        return types.void(*[types.int64] * 17), code
 
     return intrinsic(dot)
