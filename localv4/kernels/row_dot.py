@@ -175,7 +175,7 @@ class _Rows:
             self.weight_stride,
             self.scales,
             self.scale_stride,
-            self.band,
+            _,
             self.n_scales,
             self.n_columns,
             self.first_row,
@@ -228,6 +228,7 @@ class _Rows:
         number = builder.select(there, number, self.row)
         place = builder.add(self.first_row, number)
         weights = builder.add(self.weights, builder.mul(place, self.weight_stride))
+        # a band of rows shares scales; by a constant, as real divisions cost 1-2% of all
         band = builder.udiv(place, integer(1 if self.walk.scale_bytes == 1 else 128))
         scales = builder.add(self.scales, builder.mul(band, self.scale_stride))
         self._row(i).begin(weights, scales, emit.at(self.outputs, number, 4))
@@ -263,11 +264,12 @@ class _Rows:
 def rows_dot(walk: Walk) -> Any:
     """Make the intrinsic that multiplies some rows with one token or two.
 
-    It takes int64 arguments: the words of a matrix (`matmul.Matrix.words`), the first of the rows,
-    the addresses of both tokens' activations, the address of the first one's float32 outputs for
-    the matrix and the distance to the other's, or 0 if there is one token, 1 to round the sums to
-    BF16, and how many rows there are: a multiple of `Walk.in_flight`, up to `MOST_STREAMS`.  The
-    first row is one of the first of so many parts of the matrix, the others are as far into theirs.
+    It takes int64 arguments: the words of a matrix (`matmul.Matrix.words`), the rows of a part of
+    it, the first of the rows, the addresses of both tokens' activations, the address of the first
+    one's float32 outputs for the matrix and the distance to the other's, or 0 if there is one
+    token, 1 to round the sums to BF16, and how many rows there are: a multiple of `Walk.in_flight`,
+    up to `MOST_STREAMS`.  The first row is one of the first part, the others are as far into
+    theirs.
     Any alignment.
     """
     walk = walk.for_rows
