@@ -74,7 +74,8 @@ def kernels(
     """Measure the kernels that multiply weights, in every tier that this CPU can run.
 
     One token: GB/s of stored weights with their scales, and the share of the speed at which the
-    same memory is read by all threads. Batches: GFLOP/s (two operations a product), and the share
+    same memory is read by all threads, in the fastest of some ways and (plain) by a loop without
+    prefetches. Batches: GFLOP/s (two operations a product), and the share
     of what all threads multiply in registers, by the fastest instructions that add exact products
     of the format; FP4 takes three byte products for one.
 
@@ -117,7 +118,7 @@ def _print_tier(result: dict[str, Any], output: Output) -> None:
     output.line(f"\n{result['tier']}, {result['threads']} threads")
     output.line(
         f"{'one token':<24} {'columns':>7} {'weights':>9} {'GB/s':>7} {'reading':>7} "
-        f"{'share':>6} {'fast':>6} {'error':>8} {'compiled':>9}"
+        f"{'share':>6} {'fast':>6} {'plain':>6} {'error':>8} {'compiled':>9}"
     )
     for row in result["weights"]:
         name = f"{_FORMATS[row['weight_format']]} {row['name']}"
@@ -125,7 +126,7 @@ def _print_tier(result: dict[str, Any], output: Output) -> None:
         output.line(
             f"{name:<24} {row['columns']:>7} {format_bytes(row['n_bytes']):>9} {row['gb_s']:>7.1f} "
             f"{row['read_gb_s']:>7.1f} {row['share']:>6.0%} {row['fast_share']:>6.0%} "
-            f"{row['error']:>8.0e} {compiled:>9}"
+            f"{row['plain_share']:>6.0%} {row['error']:>8.0e} {compiled:>9}"
         )
     if not result["batches"]:
         return

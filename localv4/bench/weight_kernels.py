@@ -1,12 +1,13 @@
 """One token times weights of every format: share of the speed at which memory is read.
 
 Each kernel walks through all of the arena, a slice at a time; between two of its slices the
-reader reads another one, so that both meet the same disturbances and no slice is still in a
-cache when its turn comes again.
+fastest reader and a plain one read others, so that all meet the same disturbances and no slice is
+still in a cache when its turn comes again.
 """
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ F32 = NDArray[np.float32]
 SLICES = 16
 """Parts of the arena that are read in one go."""
 
+_PLAIN = Reader(2**20, 0)
 _PASSES = 3
 _SAMPLE = 64
 
@@ -90,6 +92,9 @@ class WeightFigures:
         Median of the ratios of both, turn by turn.
     fast_share
         Ratio of the speeds that the fastest seventh of the turns reached.
+    plain_share
+        As `share`, of reading without prefetches: what a plain loop gets, and what the study of
+        kernels and most published figures compare with.
     error
         Largest error against float64, as a share of the sum of the products' magnitudes.
     compile_s
@@ -106,6 +111,7 @@ class WeightFigures:
     read_gb_s: float
     share: float
     fast_share: float
+    plain_share: float
     error: float
     compile_s: float | None
 
@@ -156,7 +162,7 @@ def arranged(case: Case, n_tokens: int, n_threads: int) -> tuple[F32, Lanes]:
 
 
 class _Slices:
-    """The arena's slices with a program for each that multiplies and one that only reads."""
+    """The arena's slices with a program for each that multiplies and two that only read."""
 
     def __init__(self, case: Case, arena: Arena, reader: Reader, lanes: Lanes) -> None:
         self.size = arena.memory.size // SLICES // 64 * 64
@@ -166,8 +172,11 @@ class _Slices:
         self.outs: list[F32] = []
         self.kernels: list[Program] = []
         self.reads: list[Program] = []
+        self.plain_reads: list[Program] = []
         for first in range(0, SLICES * self.size, self.size):
-            self.reads.append(reader.program(arena.memory[first : first + self.size]))
+            slice_ = arena.memory[first : first + self.size]
+            self.reads.append(reader.program(slice_))
+            self.plain_reads.append(_PLAIN.program(slice_))
             program = Program()
             program.phase("other")
             for matrix in arena.matrices(
@@ -184,18 +193,15 @@ class _Slices:
         _ = self.task.kernel.address
         return time.perf_counter() - started_s if _n_compiled() > before else None
 
-    def in_turns(self, n_threads: int) -> tuple[list[float], list[float]]:
-        """Return seconds of reading and of the kernel, for a slice each."""
-        self.kernels[0].run(n_threads)
-        self.reads[0].run(n_threads)
-        read_s, kernel_s = in_turns(
-            [
-                lambda turn: self.reads[turn % SLICES].run(n_threads),
-                lambda turn: self.kernels[(turn + SLICES // 2) % SLICES].run(n_threads),
-            ],
-            _PASSES * SLICES,
-        )
-        return read_s, kernel_s
+    def in_turns(self, n_threads: int) -> list[list[float]]:
+        """Return seconds of reading, of plain reading and of the kernel, for a slice each."""
+
+        def runs(number: int, programs: list[Program]) -> Callable[[int], None]:
+            programs[0].run(n_threads)  # compiles
+            return lambda turn: programs[(turn + number * SLICES // 3) % SLICES].run(n_threads)
+
+        programs = self.reads, self.plain_reads, self.kernels
+        return in_turns([runs(*each) for each in enumerate(programs)], _PASSES * SLICES)
 
 
 def measure_weights(case: Case, arena: Arena, reader: Reader, n_threads: int) -> WeightFigures:
@@ -204,10 +210,10 @@ def measure_weights(case: Case, arena: Arena, reader: Reader, n_threads: int) ->
     x, lanes = arranged(case, 1, n_threads)
     slices = _Slices(case, arena, reader, lanes)
     compile_s = slices.compile_s()
-    read_s, kernel_s = slices.in_turns(n_threads)
+    read_s, plain_s, kernel_s = slices.in_turns(n_threads)
     n_bytes = len(slices.matrices) * stored_bytes(case.weight_format, slices.rows, case.columns)
     speeds = [n_bytes / SLICES / seconds / 1e9 for seconds in kernel_s]
-    roofs = [slices.size / seconds / 1e9 for seconds in read_s]
+    roofs, plain = ([slices.size / s / 1e9 for s in seconds] for seconds in (read_s, plain_s))
     return WeightFigures(
         case.name,
         case.weight_format,
@@ -219,6 +225,7 @@ def measure_weights(case: Case, arena: Arena, reader: Reader, n_threads: int) ->
         statistics.median(roofs),
         median_ratio(speeds, roofs),
         n_bytes / SLICES / slices.size * fast(read_s) / fast(kernel_s),
+        median_ratio(speeds, plain),
         _error(case, slices.matrices[0], x, slices.outs[0]),
         compile_s,
     )

@@ -31,6 +31,7 @@ def test_kernels(command):
     for row in measured["weights"]:
         assert row["gb_s"] > 0
         assert row["share"] > 0
+        assert row["plain_share"] > 0
         assert row["error"] < 1e-6
         assert 0 < row["n_bytes"] <= 2**20
     assert [row["n_tokens"] for row in measured["batches"]] == [1, 5] * 3
