@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from localv4.bench.roof import Reader
+from localv4.bench.roof import PLAIN
 from localv4.checkpoint import Checkpoint
 from localv4.errors import ContextOverflow
 from localv4.kernels.launch import Program
@@ -28,7 +28,6 @@ __all__ = ["Opened", "open_model"]
 _LEAST_BYTES = 2**16  # smaller tensors are not worth a task
 _ROOM = 1024  # tokens that may follow
 _FED = 128  # tokens after which every window and every compressor has been full
-_READ = Reader(2**20, 0)
 
 
 class Opened:
@@ -112,7 +111,7 @@ class Opened:
         for name, tensor in checkpoint.tensors.items():
             if tensor.nbytes >= _LEAST_BYTES:
                 view = checkpoint.view(name).reshape(-1).view(np.uint8)
-                _READ.record(program, view)
+                PLAIN.record(program, view)
                 n_bytes += view.size
         program.run(self.threads)
         started_s = time.perf_counter()

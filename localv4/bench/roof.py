@@ -14,7 +14,7 @@ from localv4.kernels.launch import Program
 from localv4.kernels.peak import OPERAND_BYTES, PEAKS, peak_kernel, peak_products
 from localv4.kernels.read import READ_BYTES, read_kernel
 
-__all__ = ["DIGITS", "Peak", "Reader", "best_reader", "measure_peaks"]
+__all__ = ["DIGITS", "PLAIN", "Peak", "Reader", "best_reader", "measure_peaks"]
 
 DIGITS = 3
 """Products of bytes that stand for one exact product of FP4 with an FP8-rounded activation."""
@@ -61,6 +61,10 @@ class Reader:
         function = read_kernel(self.ahead > 0)
         task = program.add(function, units, begin, memory.size, self.unit_bytes, self.ahead, sums)
         task.keep(memory)
+
+
+PLAIN = Reader(2**20, 0)
+"""A loop without prefetches."""
 
 
 def best_reader(parts: list[NDArray[np.uint8]], n_threads: int) -> Reader:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from localv4 import quant
 from localv4.bench.arena import Arena, stored_bytes
-from localv4.bench.roof import Reader
+from localv4.bench.roof import PLAIN, Reader
 from localv4.bench.timing import fast, in_turns, median_ratio
 from localv4.kernels._jit import cache_dir
 from localv4.kernels.launch import Program
@@ -28,7 +28,6 @@ F32 = NDArray[np.float32]
 SLICES = 16
 """Parts of the arena that are read in one go."""
 
-_PLAIN = Reader(2**20, 0)
 _PASSES = 3
 _SAMPLE = 64
 
@@ -176,7 +175,7 @@ class _Slices:
         for first in range(0, SLICES * self.size, self.size):
             slice_ = arena.memory[first : first + self.size]
             self.reads.append(reader.program(slice_))
-            self.plain_reads.append(_PLAIN.program(slice_))
+            self.plain_reads.append(PLAIN.program(slice_))
             program = Program()
             program.phase("other")
             for matrix in arena.matrices(
