@@ -61,7 +61,7 @@ def measure_tier(request: Request) -> dict[str, Any]:
     arena.fill("fp4")
     with computing():
         reader = best_reader([*arena.memory.reshape(SLICES, -1)], n_threads)
-        weights = [measure_weights(case, arena, reader, n_threads) for case in CASES]
+        weights = [measure_weights(case, arena, reader, n_threads, plain=True) for case in CASES]
         peaks = measure_peaks(n_threads) if request.tokens else {}
         batches = [
             measure_batch(case, n_tokens, arena, peaks, n_threads)

@@ -93,7 +93,7 @@ class WeightFigures:
         Ratio of the speeds that the fastest seventh of the turns reached.
     plain_share
         As `share`, of reading without prefetches: what a plain loop gets, and what the study of
-        kernels and most published figures compare with.
+        kernels and most published figures compare with; None if that was not asked for.
     error
         Largest error against float64, as a share of the sum of the products' magnitudes.
     compile_s
@@ -110,7 +110,7 @@ class WeightFigures:
     read_gb_s: float
     share: float
     fast_share: float
-    plain_share: float
+    plain_share: float | None
     error: float
     compile_s: float | None
 
@@ -161,21 +161,19 @@ def arranged(case: Case, n_tokens: int, n_threads: int) -> tuple[F32, Lanes]:
 
 
 class _Slices:
-    """The arena's slices with a program for each that multiplies and two that only read."""
+    """The arena's slices with a program for each that multiplies, and one for each reader."""
 
-    def __init__(self, case: Case, arena: Arena, reader: Reader, lanes: Lanes) -> None:
+    def __init__(self, case: Case, arena: Arena, readers: list[Reader], lanes: Lanes) -> None:
         self.size = arena.memory.size // SLICES // 64 * 64
         row_bytes = -(-stored_bytes(case.weight_format, 128, case.columns) // 128)
         self.rows = min(case.rows, (self.size - 64) // row_bytes)
         self.matrices: list[Matrix] = []
         self.outs: list[F32] = []
         self.kernels: list[Program] = []
-        self.reads: list[Program] = []
-        self.plain_reads: list[Program] = []
+        self.reads: list[list[Program]] = [[] for _ in readers]
         for first in range(0, SLICES * self.size, self.size):
-            slice_ = arena.memory[first : first + self.size]
-            self.reads.append(reader.program(slice_))
-            self.plain_reads.append(PLAIN.program(slice_))
+            for reader, reads in zip(readers, self.reads, strict=True):
+                reads.append(reader.program(arena.memory[first : first + self.size]))
             program = Program()
             program.phase("other")
             for matrix in arena.matrices(
@@ -193,26 +191,29 @@ class _Slices:
         return time.perf_counter() - started_s if _n_compiled() > before else None
 
     def in_turns(self, n_threads: int) -> list[list[float]]:
-        """Return seconds of reading, of plain reading and of the kernel, for a slice each."""
+        """Return seconds of the kernel and of each reader, for a slice each."""
+        programs = [self.kernels, *self.reads]
 
-        def runs(number: int, programs: list[Program]) -> Callable[[int], None]:
-            programs[0].run(n_threads)  # compiles
-            return lambda turn: programs[(turn + number * SLICES // 3) % SLICES].run(n_threads)
+        def runs(number: int, slices: list[Program]) -> Callable[[int], None]:
+            slices[0].run(n_threads)  # compiles
+            apart = number * SLICES // len(programs)
+            return lambda turn: slices[(turn + apart) % SLICES].run(n_threads)
 
-        programs = self.reads, self.plain_reads, self.kernels
         return in_turns([runs(*each) for each in enumerate(programs)], _PASSES * SLICES)
 
 
-def measure_weights(case: Case, arena: Arena, reader: Reader, n_threads: int) -> WeightFigures:
-    """Measure one kernel."""
+def measure_weights(
+    case: Case, arena: Arena, reader: Reader, n_threads: int, plain: bool = False
+) -> WeightFigures:
+    """Measure one kernel; with `plain` beside plain reading too."""
     arena.fill(case.weight_format)
     x, lanes = arranged(case, 1, n_threads)
-    slices = _Slices(case, arena, reader, lanes)
+    slices = _Slices(case, arena, [reader, PLAIN] if plain else [reader], lanes)
     compile_s = slices.compile_s()
-    read_s, plain_s, kernel_s = slices.in_turns(n_threads)
+    kernel_s, read_s, *plain_s = slices.in_turns(n_threads)
     n_bytes = len(slices.matrices) * stored_bytes(case.weight_format, slices.rows, case.columns)
     speeds = [n_bytes / SLICES / seconds / 1e9 for seconds in kernel_s]
-    roofs, plain = ([slices.size / s / 1e9 for s in seconds] for seconds in (read_s, plain_s))
+    roofs, *plain_roofs = ([slices.size / s / 1e9 for s in each] for each in (read_s, *plain_s))
     return WeightFigures(
         case.name,
         case.weight_format,
@@ -224,7 +225,7 @@ def measure_weights(case: Case, arena: Arena, reader: Reader, n_threads: int) ->
         statistics.median(roofs),
         median_ratio(speeds, roofs),
         n_bytes / SLICES / slices.size * fast(read_s) / fast(kernel_s),
-        median_ratio(speeds, plain),
+        median_ratio(speeds, plain_roofs[0]) if plain else None,
         _error(case, slices.matrices[0], x, slices.outs[0]),
         compile_s,
     )
