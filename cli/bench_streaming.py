@@ -40,7 +40,7 @@ def streaming(
     --memory must be less than the model, as in: localv4 synth DIR --full-width --layers 12, then
     localv4 bench streaming -m DIR --memory 10GiB. The disk's best is what the same readers reach
     when they are always asked for some experts; the bound of a token is the sum over its layers of
-    the dense part and the longer of two, reading its missing experts or computing with them.
+    the dense part and the longer of two, reading experts at the disk's best or computing with them.
     Prompts are random tokens, the answer is sampled.
 
     Examples

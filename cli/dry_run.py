@@ -98,10 +98,11 @@ def _report(
 ) -> dict[str, Any]:
     # Imported here, as NumPy is not for --help.
     from localv4.expected import expected
+    from localv4.kernels.threads import choose_threads
     from localv4.kv_sizes import kv_bytes
 
     folder, plan = resolve(settings.model), engine.plan
-    found = expected(engine.config, plan, engine.threads, folder)
+    found = expected(engine.config, plan, choose_threads(settings.threads), folder)
     n_answer = left if max_tokens is None else min(left, max_tokens)
     n_held = n_prompt + (0 if max_tokens is None else n_answer)
     return {

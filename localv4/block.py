@@ -1,8 +1,8 @@
 """One block: attention, then experts, each inside hyper-connections.
 
 Follows forward.md section 2.  What does not depend on the tokens is recorded once for a number
-of tokens: one program up to the choice of experts, one or more after it.  Where experts never
-move, one token's blocks are parts of one program (token_pass.py).
+of tokens: one program up to the choice of experts, one or more after it.  One token's blocks are
+parts of one program (token_pass.py).
 """
 
 import numpy as np
@@ -78,14 +78,15 @@ class BlockPass:
         The block.
     workspace
         Buffers.
-    program, unknown
+    program, stops, bound
         Records into this program, to the block's end, as `ExpertsPass.go_on` does; else into
         programs of its own.
 
     Attributes
     ----------
-    binding
-        With a program given: the phase from which to go on after `bind`.
+    first, binding
+        With a program given: the block's first phase, and the one from which to go on if `answer`
+        says so.
     """
 
     def __init__(
@@ -93,7 +94,8 @@ class BlockPass:
         block: Block,
         workspace: Workspace,
         program: Program | None = None,
-        unknown: NDArray[np.int64] | None = None,
+        stops: NDArray[np.int64] | None = None,
+        bound: NDArray[np.int32] | None = None,
     ) -> None:
         config, weights = block.config, block.weights
         self._block = block
@@ -106,6 +108,7 @@ class BlockPass:
         attn_in, attn_out, ffn_in, ffn_out = self._seen.values()
         self._program = Program() if program is None else program
         program = self._program
+        self.first = program.n_phases
         record_combine(
             program, self._hidden, weights.hc_attn, weights.attn_norm, config, workspace, attn_in
         )
@@ -122,17 +125,17 @@ class BlockPass:
 
         self._experts = block.experts.record(program, ffn_in, ffn_out, workspace, then)
         self.binding = program.n_phases
-        if unknown is not None:
-            self._experts.go_on(program, unknown)
+        if stops is not None and bound is not None:
+            self._experts.go_on(program, stops, bound)
 
     def prepare(self, cache: LayerCache, step: Step) -> None:
         """Let the programs use a cache, with room for a chunk."""
         self._attention.prepare(cache, step)
         self._experts.prepare(step)
 
-    def bind(self) -> None:
-        """Look up the chosen experts that were unknown."""
-        self._experts.bind()
+    def answer(self) -> bool:
+        """Ask for the chosen experts; see `ExpertsPass.answer`."""
+        return self._experts.answer()
 
     def run(self, cache: LayerCache, step: Step) -> None:
         """Pass a chunk through; see `Block.forward`."""

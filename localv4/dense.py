@@ -32,6 +32,7 @@ __all__ = ["DenseWeights", "MappedWeights", "ModelWeights", "dense_bytes", "dens
 U8 = NDArray[np.uint8]
 _LINE = 64  # bytes of a cache line
 _BOUNCE_BYTES = 2**24
+_PIECE_BYTES = 2**22  # for few threads; behind each one they look whether they are to stop
 _LEAST_BYTES = 2**12  # smaller tensors are copied by whoever binds them
 _N_THREADS = 2
 _WORTH_ASKING_BYTES = 2**28
@@ -312,7 +313,8 @@ class DenseWeights:
         for done in range(0, info.nbytes, _BOUNCE_BYTES):
             count = min(_BOUNCE_BYTES, info.nbytes - done)
             offset = info.offset + done
-            for piece in split(info.shard, offset, count, bounce[: piece_bytes(offset, count)]):
+            room = bounce[: piece_bytes(offset, count)]
+            for piece in split(info.shard, offset, count, room, _PIECE_BYTES):
                 if self._closing:
                     return False
                 self._files.read(piece)

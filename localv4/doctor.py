@@ -178,6 +178,10 @@ def _look_at_model(
     work = token_work(inventory)
     of_plan, fit = check_plan(checkpoint or inventory.config, work, request.memory, n_threads)
     found += of_plan
+    n_compute = choose_threads(request.threads, fit is not None and fit.plan.streams)
+    if n_compute < n_threads:
+        text = f"{n_compute} for this model: one CPU is left to the threads that read"
+        found.append(note("threads", text, threads=n_compute))
     routing = request.routing
     if routing is None:
         try:

@@ -89,7 +89,8 @@ def load(
         Hard budget for what the process holds (the weights' map is page cache and apart):
         bytes or a text such as "24GiB"; None takes what is available.
     threads
-        Compute threads; None takes all CPUs this process may run on.
+        Compute threads; None takes all CPUs this process may run on, but for one where experts
+        are streamed and there are many.
     numerics
         "trained": activations are rounded to FP8, FP4 and BF16 where the model was trained
         with it.  "float32": nowhere; the KV state is float32 too (verification).
@@ -110,7 +111,7 @@ def load(
     choice("numerics", numerics, ("trained", "float32"))
     choice("draft", draft, (None, "mtp"))
     choice("profile", profile, (None, *_PROFILES))
-    n_threads = choose_threads(threads)
+    choose_threads(threads)
     budget = None if memory is None else parse_bytes(memory)
     folder = resolve(None if path is None else str(path))
     checkpoint = Checkpoint.open(folder)
@@ -124,7 +125,7 @@ def load(
             raise UnsupportedModel(
                 f"{folder} has no MTP block that localv4 can run; load it without draft"
             )
-        return Engine(checkpoint, budget, n_threads, numerics, draft, profile)
+        return Engine(checkpoint, budget, threads, numerics, draft, profile)
     except BaseException:
         checkpoint.close()
         raise
@@ -157,14 +158,13 @@ class Engine:
         self,
         checkpoint: Checkpoint,
         budget: int | None,
-        n_threads: int,
+        threads: int | None,
         numerics: Numerics,
         draft: Literal["mtp"] | None,
         profile: Profile | None,
     ) -> None:
         self.config: ModelConfig = checkpoint.config
         self.numerics = numerics
-        self.threads = n_threads
         self.is_base = checkpoint.expert_format == "fp8"
         self.profile: Profile = profile or detect_profile(checkpoint.path, self.config)
         self.default_thinking = _default_thinking(checkpoint.path)
@@ -175,8 +175,9 @@ class Engine:
         self._known: Identity | None = None
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self.plan: MemoryPlan = make_plan(
-            checkpoint, budget, n_threads, self._trained, draft == "mtp"
+            checkpoint, budget, choose_threads(threads), self._trained, draft == "mtp"
         )
+        self.threads = n_threads = choose_threads(threads, self.plan.streams)
         self._streams = (
             Streams(checkpoint, self.plan, draft == "mtp") if self.plan.streams else None
         )

@@ -118,8 +118,10 @@ def expected(
 
     Parameters
     ----------
-    config, plan, threads
+    config, plan
         Of an open engine.
+    threads
+        With which the CPU was measured: `choose_threads` for the same wish, whatever reads.
     folder
         The model's: tells its disk, and how a synthetic one routes.
     """

@@ -100,13 +100,29 @@ class ExpertStore(ABC):
         """Say that a layer will ask for these experts, in ascending order, later in the chunk."""
 
     @abstractmethod
-    def table(self, layer: int) -> NDArray[np.int64] | None:
-        """Return where a layer's experts lie; None if they move.
+    def table(self, layer: int) -> NDArray[np.int64]:
+        """Return where a layer's experts lie, for kernels that find them without asking.
 
         Returns
         -------
-        int64 [n_routed_experts, 3, MATRIX_WORDS]: the words of w1, w3 and w2, written when
-        an expert is first lent, and zeros until then.
+        int64 [n_routed_experts, 3, MATRIX_WORDS]: the words of w1, w3 and w2, and zeros for an
+        expert that has to be asked for.  Changes only while this store is called.
+        """
+
+    @abstractmethod
+    def example(self, layer: int) -> ExpertWeights:
+        """Return matrices like those of a layer's experts, with any content."""
+
+    @abstractmethod
+    def passed(self, layer: int, experts: NDArray[np.int32]) -> None:
+        """Note which experts one token found in the tables, without asking.
+
+        Parameters
+        ----------
+        layer
+            The first of those that it has passed.
+        experts
+            int32 [n_layers, num_experts_per_tok], ascending in each layer.
         """
 
     @abstractmethod
@@ -175,6 +191,13 @@ class MappedExperts(ExpertStore):
             self._tables[layer] = np.zeros(shape, np.int64)
         return self._tables[layer]
 
+    def example(self, layer: int) -> ExpertWeights:
+        """Return the first expert."""
+        return self.get(layer, 0)
+
+    def passed(self, layer: int, experts: NDArray[np.int32]) -> None:
+        """Do nothing: all experts are there."""
+
     def lend(self, layer: int, experts: Sequence[int], counts: Sequence[int]) -> Loan:
         """Lend experts; see `ExpertStore.lend`."""
         return _MappedLoan(self, layer, experts)
@@ -190,6 +213,5 @@ class MappedExperts(ExpertStore):
         key = layer, expert
         if key not in self._bound:
             bound = self._bound[key] = bind_expert(self._checkpoint, layer, expert)
-            matrices = bound.w1, bound.w3, bound.w2
-            self.table(layer)[expert] = [matrix.words for matrix in matrices]
+            self.table(layer)[expert] = bound.words
         return self._bound[key]

@@ -94,14 +94,17 @@ class Model:
         """
         workspace = self.workspaces.get(step.n_tokens, step.trained)
         embedded = self.embed(step.ids)  # its small reads go before those of experts
-        fast = self._is_fast(step)
-        if not fast:
-            self.begin(step)
+        fast = step.n_tokens == 1 and step.observe is None
+        self.begin(step)
         hidden = hidden_buffer(self.config, workspace)
         copies = hidden.reshape(step.n_tokens, self.config.hc_mult, -1)
         copies[:] = embedded[:, None]
         if fast:
-            passes = workspace.recorded("token", lambda: TokenPass(self.blocks, workspace))
+            for block in self.blocks:
+                self.weights.wait(block.layer)
+            passes = workspace.recorded(
+                "token", lambda: TokenPass(self.blocks, self.store, workspace)
+            )
             passes.run(cache, step)
             return hidden
         step.note("h", 0, copies)
@@ -112,10 +115,6 @@ class Model:
             if step.passed is not None:
                 step.passed(block.layer + 1)
         return hidden
-
-    def _is_fast(self, step: Step) -> bool:
-        """Return whether all layers may run without Python in between."""
-        return step.n_tokens == 1 and step.observe is None and self.store.table(0) is not None
 
     def logits(self, hidden: F32, trained: bool, out: F32) -> None:
         """Write logits [n_rows, vocab_size] for hidden states [n_rows, hc_mult * d]."""

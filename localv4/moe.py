@@ -90,6 +90,8 @@ class MixtureOfExperts:
         A hash layer's are known from the tokens.  A long chunk wants nearly all.
         """
         table, n_experts = self.gate.tid2eid, self.config.n_routed_experts
+        if not self.store.looks_ahead:
+            return
         if table is not None:
             self.store.expect(self.layer, np.unique(table[step.ids]).tolist())
         elif step.n_tokens * self.config.num_experts_per_tok >= _NEARLY_ALL * n_experts:
@@ -190,37 +192,44 @@ class ExpertsPass:
         if table is not None:
             self._programs.chosen[:] = table[step.ids]
 
-    def go_on(self, program: Program, unknown: NDArray[np.int64]) -> None:
+    def go_on(self, program: Program, stops: NDArray[np.int64], bound: I32) -> None:
         """Record one token's experts, and what follows, behind the choice.
 
         Parameters
         ----------
         program
-            The one that has the choice; it must end where `unknown` is not 0.
-        unknown
-            int64 [1]: becomes the layer's number + 1 if an expert was chosen that the store has
-            not lent yet; `bind` makes up for it.
+            The one that has the choice; it must end where the first of `stops` is not 0.
+        stops
+            int64 [2]: the first becomes the layer's number + 1 if the store has to be asked, for
+            an expert that was chosen, or one that the next layer is likely to choose; see
+            `record_binding` and `answer`.
+        bound
+            int32 [num_experts_per_tok], written: experts that were found without asking.
         """
         store, layer, programs = self._experts.store, self._experts.layer, self._programs
-        table, n_chosen = store.table(layer), self._places.size
-        assert table is not None
-        targets = record_binding(program, programs.experts, table, layer + 1, unknown)
-        # any experts: the program puts the chosen ones in their place
-        with store.lend(layer, range(n_chosen), [1] * n_chosen) as loan:
-            group = [loan.get(index) for index in range(n_chosen)]
+        table, n_chosen = store.table(layer), self._tokens.size
+        looks_ahead = self._experts.gate_ahead is not None
+        foreseen = programs.foreseen[0, : _FORESEEN if looks_ahead else 0]
+        following = store.table(layer + 1) if looks_ahead else table
+        targets = record_binding(
+            program, programs.experts, table, foreseen, following, bound, layer + 1, stops
+        )
         parts = [slice(n, n + 1) for n in range(n_chosen)]
-        shares = programs.shares.reshape(-1)
+        # the program puts the chosen ones in their place
+        group, shares = [store.example(layer)] * n_chosen, programs.shares.reshape(-1)
         tasks = programs.record_experts(program, group, parts, self._tokens, shares, 0, True)
         targets[:] = [[address(task.words) for task in expert] for expert in tasks]
-        self._places[0] = np.arange(n_chosen)
-        programs.record_sum(program, n_chosen, self._places)
+        programs.record_sum(program, n_chosen, np.arange(n_chosen, dtype=np.int32)[None])
 
-    def bind(self) -> None:
-        """Have the store lend the experts that one token chose, which writes them to its table."""
-        experts = sorted(set(self._programs.experts[0].tolist()))
-        with self._experts.store.lend(self._experts.layer, experts, [1] * len(experts)) as loan:
-            for index in range(len(experts)):
-                loan.get(index)
+    def answer(self) -> bool:
+        """Ask the store for one token's experts, where the program of `go_on` has stopped.
+
+        Returns
+        -------
+        True if the program can go on with them; false if they had to be waited for and were run
+        here, with all that follows.
+        """
+        return self._run_single(may_bind=True)
 
     def run(self, step: Step) -> None:
         """Run the chosen experts, the shared one and what follows."""
@@ -228,12 +237,15 @@ class ExpertsPass:
         step.note("router_indices", layer, programs.chosen)
         step.note("router_weights", layer, programs.weights)
         if step.n_tokens == 1:
-            self._run_single()
+            self._run_single(may_bind=False)
         else:
             self._run_chunk(step)
 
-    def _run_single(self) -> None:
-        """Run one token's experts: all at once if they are there, else as they come."""
+    def _run_single(self, may_bind: bool) -> bool:
+        """Run one token's experts: all at once if they are there, else as they come.
+
+        With `may_bind`, those that are all there are left to the caller's program; return that.
+        """
         numbers = self._programs.experts[0].tolist()
         experts = sorted(set(numbers))  # a hash table may name an expert twice
         indices = [experts.index(number) for number in numbers]
@@ -245,7 +257,10 @@ class ExpertsPass:
                 store.expect(layer + 1, sorted(foreseen))
             waiting = [place for place, index in enumerate(indices) if not loan.ready(index)]
             ready = [place for place in range(len(indices)) if place not in waiting]
-            self._run_rows(ready, 0, [loan.get(indices[place]) for place in ready], True)
+            group = [loan.get(indices[place]) for place in ready]
+            if may_bind and not waiting:
+                return True
+            self._run_rows(ready, 0, group, True)
             row = len(ready)
             while waiting:
                 index = loan.first_ready({indices[place] for place in waiting})
@@ -255,6 +270,7 @@ class ExpertsPass:
                 row += 1
             if len(ready) < len(indices):
                 self._run_sum()
+        return False
 
     def _run_rows(
         self, places: list[int], first: int, group: list[ExpertWeights], shared: bool

@@ -27,7 +27,7 @@ __all__ = ["Piece", "ShardFiles", "closed", "piece_bytes", "split"]
 U8 = NDArray[np.uint8]
 _log = logging.getLogger(__name__)
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
-_PIECE_BYTES = 2**22  # what one thread reads at a time, so that several share a large read
+_PIECE_BYTES = 2**20  # what a thread reads at a time: several share a large read, and end together
 
 
 def closed() -> LocalV4Error:
@@ -62,12 +62,18 @@ def piece_bytes(offset: int, n_bytes: int) -> int:
     return up(offset + n_bytes, PAGE) - offset // PAGE * PAGE
 
 
-def split(shard: str, offset: int, n_bytes: int, target: U8) -> list[Piece]:
-    """Divide a run of bytes into pieces; its first byte lands at `target[offset % PAGE]`."""
+def split(
+    shard: str, offset: int, n_bytes: int, target: U8, most: int | None = None
+) -> list[Piece]:
+    """Divide a run of bytes into pieces; its first byte lands at `target[offset % PAGE]`.
+
+    `most` is the most bytes of a piece, a multiple of `PAGE`.
+    """
     begin, end = offset // PAGE * PAGE, offset + n_bytes
+    most = _PIECE_BYTES if most is None else most
     pieces = []
-    for first in range(begin, end, _PIECE_BYTES):
-        last = min(first + _PIECE_BYTES, end)
+    for first in range(begin, end, most):
+        last = min(first + most, end)
         room = target[first - begin : up(last, PAGE) - begin]
         pieces.append(Piece(shard, first, last - first, room))
     return pieces

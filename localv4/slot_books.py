@@ -8,6 +8,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from localv4.kernels.matmul import MATRIX_WORDS
 from localv4.reads import Read
 from localv4.weights import ExpertWeights
 
@@ -41,6 +42,8 @@ class SlotBooks:
         Slots without an expert.
     resident
         Slot and matrices of every expert in memory, by key.
+    words
+        int64 [n_keys, 3, MATRIX_WORDS]: `ExpertWeights.words` of the same, and zeros.
     reading
         Slot and read of every expert that is being read.
     keys
@@ -56,6 +59,7 @@ class SlotBooks:
         self.reading: dict[int, tuple[int, Read]] = {}
         self.keys: NDArray[np.int64] = np.full(n_slots, -1)
         self.guards: NDArray[np.int8] = np.zeros(n_slots, np.int8)
+        self.words: NDArray[np.int64] = np.zeros((scores.size, 3, MATRIX_WORDS), np.int64)
         self._scores = scores
 
     def guard(self, key: int, guard: Guard) -> None:
@@ -111,11 +115,11 @@ class SlotBooks:
         """Note that an expert is in a slot."""
         self.keys[slot] = key
         self.resident[key] = slot, weights
+        self.words[key] = weights.words
 
     def evict(self, slot: int) -> None:
         """Forget a slot's expert; the slot is the caller's."""
-        # tolerant: Ctrl-C may have come between two of these lines before
-        self.resident.pop(int(self.keys[slot]), None)
+        self._forget(slot)
         self.keys[slot] = -1
         self.guards[slot] = Guard.NOBODY
 
@@ -129,8 +133,8 @@ class SlotBooks:
         if n_slots >= self.n_slots:
             self.free = [*range(self.n_slots, n_slots)][::-1] + self.free
         else:
-            for key in self.keys[n_slots : self.n_slots]:
-                self.resident.pop(int(key), None)
+            for slot in range(n_slots, self.n_slots):
+                self._forget(slot)
             self.keys[n_slots:] = -1
             self.guards[n_slots:] = Guard.NOBODY
             self.free = [slot for slot in self.free if slot < n_slots]
@@ -145,10 +149,21 @@ class SlotBooks:
     def make_anew(self) -> None:
         """Make the books from what is resident; nothing is being read."""
         taken = {slot: key for key, (slot, _) in self.resident.items()}
+        self.words[:] = 0
+        for key, (_, weights) in self.resident.items():
+            self.words[key] = weights.words
         self.keys[:] = -1
         self.keys[list(taken)] = list(taken.values())
         self.guards[:] = Guard.NOBODY
         self.free = [slot for slot in range(self.n_slots)[::-1] if slot not in taken]
+
+    def _forget(self, slot: int) -> None:
+        """Forget that a slot's expert is resident, if it has one."""
+        # tolerant: Ctrl-C may have come between two of these lines before
+        key = int(self.keys[slot])
+        if key >= 0:
+            self.resident.pop(key, None)
+            self.words[key] = 0
 
     def _coldest(self, slots: NDArray[np.intp], below: int | None) -> int:
         keys = self.keys[slots]

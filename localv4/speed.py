@@ -3,7 +3,8 @@
 A layer's dense part goes first.  Then its experts' reads run beside what can be computed already:
 the end of the shared expert and the experts that are in memory; each expert that was missing
 follows as it lands.  Hash layers' experts are known from the token, so that their reads begin with
-it.  Knows nothing of how the figures came about.
+it.  What is read passes through the memory that the products are waiting for.  Knows nothing of
+how the figures came about.
 """
 
 import math
@@ -15,6 +16,7 @@ __all__ = [
     "LAYER_S",
     "MORE_MEMORY_BYTES",
     "OVERHEAD",
+    "STOP_S",
     "Estimate",
     "Gain",
     "Rates",
@@ -36,11 +38,16 @@ Small arithmetic between the products took 5 to 8% of a step on two cores (bench
 decode: "of the products with weights alone"), and a reader reaches 93 to 97% of the disk's best.
 """
 
-LAYER_S = 0.0006
+LAYER_S = 0.0002
 """Seconds that a layer costs besides, on any machine: what does not spread over more cores.
 
-On 16 vCPUs 16 layers took 9 ms more than their products alone, and take 6 where no expert has to
-be asked for (benchmarks/README.md); asking takes some tenths of a millisecond a layer.
+On 16 vCPUs 15 layers take 5 ms more than their products alone (benchmarks/README.md).
+"""
+
+STOP_S = 0.0004
+"""Seconds that asking for a layer's experts costs, where not all are known to be in memory.
+
+0.3 ms on 2 vCPUs, most of it Python whose data are not in the caches.
 """
 
 MORE_MEMORY_BYTES = 16 * 2**30
@@ -72,8 +79,9 @@ _SKEWED_HITS = (
 _HASH_SHARE = 3 / 43
 # An expert of a hash layer is chosen as often as one of the others at 30% of their ranks: with
 # fewer slots it is evicted before it is chosen again, with more it stays.
-_HASH_FROM, _HASH_ALL = 0.2, 0.4
+_HASH_FROM, _HASH_ALL = 0.1, 0.42
 _USEFUL = 0.8  # of what is read ahead; the rest was named in vain
+_FORESEEN = 4  # experts of the next layer that are looked for as well as the chosen ones
 _STEP = 1.01  # of a rate, for its derivative
 
 
@@ -241,7 +249,13 @@ def estimate(work: Work, rates: Rates, hit_rate: float) -> Estimate:
     hashed_s = _hash_layers_s(work, rates, hit_rate)
     others_s = (work.layers - work.hash_layers) * _layer_s(work, rates, hit_rate)
     products_s = hashed_s + others_s + work.head_bytes / rates.bf16
-    return Estimate(hit_rate, (1 + OVERHEAD) * products_s + work.layers * LAYER_S)
+    besides_s = work.layers * (LAYER_S + _stop_s(work, hit_rate))
+    return Estimate(hit_rate, (1 + OVERHEAD) * products_s + besides_s)
+
+
+def _stop_s(work: Work, hit_rate: float) -> float:
+    """Return what asking costs a layer in the mean."""
+    return STOP_S * (1 - hit_rate ** (work.experts_per_token + _FORESEEN))
 
 
 def _dense_s(work: Work, rates: Rates) -> float:
@@ -255,6 +269,11 @@ def _beside_s(work: Work, rates: Rates) -> float:
 
 def _expert_s(work: Work, rates: Rates) -> float:
     return work.expert_bytes / (rates.fp8 if work.expert_is_fp8 else rates.fp4)
+
+
+def _arrival_s(work: Work, rates: Rates) -> float:
+    """Return the time for which a read takes memory from whoever computes meanwhile."""
+    return work.expert_bytes / rates.bf16
 
 
 def _layer_s(work: Work, rates: Rates, hit_rate: float) -> float:
@@ -275,7 +294,7 @@ def _experts_s(work: Work, rates: Rates, misses: int) -> float:
     Some are foreseen by the layer before: they are read during the dense part, as many as fit.
     """
     beside_s, expert_s = _beside_s(work, rates), _expert_s(work, rates)
-    busy_s = beside_s + work.experts_per_token * expert_s
+    busy_s = beside_s + work.experts_per_token * expert_s + misses * _arrival_s(work, rates)
     if not misses:
         return busy_s
     read_s = work.expert_bytes / rates.disk
@@ -289,6 +308,7 @@ def _hash_layers_s(work: Work, rates: Rates, hit_rate: float) -> float:
     misses = work.experts_per_token * (1 - hit_rate)
     expert_s, read_s = _expert_s(work, rates), work.expert_bytes / rates.disk
     own_s = _dense_s(work, rates) + _beside_s(work, rates) + work.experts_per_token * expert_s
+    own_s += misses * _arrival_s(work, rates)
     now_s = 0.0
     for layer in range(work.hash_layers):
         landed_s = (layer + 1) * misses * read_s

@@ -25,8 +25,9 @@ from localv4.experts import ExpertStore
 from localv4.reads import Read, Readers, Wait
 from localv4.residency import Popularity
 from localv4.slot_books import Guard, SlotBooks
-from localv4.slots import PAGE, Slots
+from localv4.slots import PAGE, Slots, private_memory
 from localv4.streamed_loan import StreamedLoan
+from localv4.weights import ExpertWeights
 
 __all__ = ["ExpertCounters", "StreamedExperts", "fewest_slots"]
 
@@ -131,8 +132,21 @@ class StreamedExperts(ExpertStore):
                 expected += 1
                 self.submit(key, slot, Guard.EXPECTED, urgent=False)
 
-    def table(self, layer: int) -> None:
-        """Return None: experts come and go."""
+    def table(self, layer: int) -> NDArray[np.int64]:
+        """Return where a layer's experts lie; see `ExpertStore.table`."""
+        return self.books.words[self._key(layer, 0) : self._key(layer + 1, 0)]
+
+    def example(self, layer: int) -> ExpertWeights:
+        """Return matrices in memory of their own, which takes no room."""
+        memory = np.frombuffer(private_memory(self.records.slot_bytes), np.uint8)
+        return self.records.bind(layer, 0, memory)
+
+    def passed(self, layer: int, experts: NDArray[np.int32]) -> None:
+        """Count experts that were found in the tables; see `ExpertStore.passed`."""
+        firsts = np.arange(layer, layer + len(experts), dtype=np.int64)[:, None] * self._n_experts
+        self._popularity.count((firsts + experts).reshape(-1))
+        # a hash table may name an expert twice
+        self.counters.hits += experts.size - int((experts[:, 1:] == experts[:, :-1]).sum())
 
     def lend(self, layer: int, experts: Sequence[int], counts: Sequence[int]) -> StreamedLoan:
         """Lend experts; see `ExpertStore.lend`.  One loan at a time."""
@@ -227,11 +241,10 @@ class StreamedExperts(ExpertStore):
         return layer * self._n_experts + expert
 
     def _withdraw(self, layer: int, keys: list[int]) -> None:
-        """Take back what was expected of a layer and is not wanted after all."""
-        books = self.books
+        """Take back what was expected, up to this layer, and is not wanted after all."""
+        books, end = self.books, self._key(layer + 1, 0)
         for key, (slot, read) in books.reading.items():
-            is_expected = books.guards[slot] == Guard.EXPECTED and key // self._n_experts == layer
-            if is_expected and key not in keys:
+            if books.guards[slot] == Guard.EXPECTED and key < end and key not in keys:
                 self.readers.withdraw(read)
 
     def _land(self, read: Read) -> None:

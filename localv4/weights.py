@@ -121,6 +121,11 @@ class ExpertWeights:
     w2: Matrix
     w3: Matrix
 
+    @property
+    def words(self) -> NDArray[np.int64]:
+        """Where w1, w3 and w2 lie, for kernels: int64 [3, MATRIX_WORDS]."""
+        return np.stack([self.w1.words, self.w3.words, self.w2.words])
+
 
 @dataclass(frozen=True, eq=False)
 class BlockWeights:

@@ -39,7 +39,7 @@ def test_every_way_is_tried(checkpoint):
     tries = measure_disk(checkpoint, seconds=0.01)
     ways = [(tried.direct, tried.readers) for tried in tries]
     assert len(set(ways)) == len(ways) >= 3
-    assert {(False, 2), (False, 4)} <= set(ways)
+    assert (False, 4) in ways
     assert all(tried.bytes_per_s > 0 for tried in tries)
 
 

@@ -72,6 +72,15 @@ def problems(diagnosis: Diagnosis) -> list[str]:
     return [each.text for each in diagnosis.findings if each.severity == "problem"]
 
 
+def test_a_cpu_that_is_left_to_reads_is_named(monkeypatch, made, request_for, tmp_path):
+    (tmp_path / "config.json").write_text(released_text("flash"))
+    monkeypatch.setattr("localv4.kernels.threads.usable_cpus", lambda: 16)
+    for folder, memory, expected in ((tmp_path, 16 * 2**30, [16, 15]), (made, None, [16])):
+        request = request_for(folder, threads=None, memory=memory)
+        threads = [each for each in diagnose(request).findings if each.topic == "threads"]
+        assert [each.figures["threads"] for each in threads] == expected
+
+
 def test_a_sound_checkpoint(made, request_for):
     diagnosis = diagnose(request_for(made))
     assert not diagnosis.has_problem

@@ -11,6 +11,7 @@ from localv4.inventory import take_inventory
 from localv4.speed import (
     LAYER_S,
     OVERHEAD,
+    STOP_S,
     Rates,
     Work,
     disk_share,
@@ -46,6 +47,7 @@ def simulated_experts_s(work: Work, rates: Rates, misses: int) -> float:
     lands_s = deque((n + 1) * work.expert_bytes / rates.disk for n in range(misses))
     now_s = work.beside_bytes / rates.fp8 / work.layers
     now_s += (work.experts_per_token - misses) * expert_s
+    now_s += misses * work.expert_bytes / rates.bf16  # what is read passes through memory too
     while lands_s:
         now_s = max(now_s, lands_s.popleft()) + expert_s
     return now_s
@@ -63,7 +65,8 @@ def test_a_token_against_the_twin(disk, hit_rate):
         layer_s += chance * simulated_experts_s(WORK, rates, sum(missing))
     dense_s = 40_000 / 1e4 + 8_000 / 4e3
     expected = (1 + OVERHEAD) * (dense_s + WORK.layers * layer_s + 6_000 / 4e3)
-    expected += WORK.layers * LAYER_S
+    chance_to_stop = 1 - hit_rate ** (WORK.experts_per_token + 4)
+    expected += WORK.layers * (LAYER_S + STOP_S * chance_to_stop)
     assert estimate(WORK, rates, hit_rate).token_s == pytest.approx(expected)
 
 
@@ -71,7 +74,7 @@ def test_reads_of_hash_layers_begin_with_the_token():
     slow = replace(RATES, disk=200.0)
     hashed = replace(WORK, hash_layers=4)
     # all 12 reads one after the other, then the last expert and the head
-    expected = (1 + OVERHEAD) * (12 * 5 + 0.5 + 1.5) + WORK.layers * LAYER_S
+    expected = (1 + OVERHEAD) * (12 * 5 + 0.5 + 1.5) + WORK.layers * (LAYER_S + STOP_S)
     assert estimate(hashed, slow, 0.0).token_s == pytest.approx(expected)
     assert estimate(hashed, slow, 1.0) == estimate(WORK, slow, 1.0)
     for hit_rate in (0.0, 0.5, 0.9):

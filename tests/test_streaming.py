@@ -110,6 +110,21 @@ class ScriptedReaders:
         return self._landed.popleft()
 
 
+def check_tables(store: StreamedExperts) -> None:
+    """Kernels find every resident expert where it is, and no other."""
+    n_found = 0
+    for layer in range(N_LAYERS):
+        for expert, words in enumerate(store.table(layer)):
+            slot, weights = store.books.resident.get(layer * N_EXPERTS + expert, (None, None))
+            expected = np.zeros_like(words) if weights is None else weights.words
+            assert words.tolist() == expected.tolist()
+            if slot is not None:
+                memory = store._slots.view(slot)
+                assert 0 <= words[0, 0] - memory.ctypes.data < memory.size
+                n_found += 1
+    assert n_found == len(store.books.resident)
+
+
 class Checked:
     """A store with checks of its books and of the bytes it lends."""
 
@@ -131,6 +146,7 @@ class Checked:
         assert not store.books.resident.keys() & store.books.reading.keys()
         for slot in range(store.n_slots):
             assert store.books.keys[slot] == resident.get(slot, -1)
+        check_tables(store)
         for (layer, expert), weights in self.held.items():
             check_expert(self._checkpoint, layer, expert, weights)
 
@@ -342,6 +358,34 @@ def test_a_read_that_nobody_remembers_lands_nowhere(checkpoint: Checkpoint) -> N
     checked.check()
 
 
+def test_experts_that_nobody_asked_for_count_as_well(checkpoint: Checkpoint) -> None:
+    asked, passed = (Checked(checkpoint, N_LAYERS * N_EXPERTS, 0, 0).store for _ in range(2))
+    chosen = np.array([[[0, 2, 5], [1, 1, 7]], [[2, 5, 6], [1, 3, 7]]], np.int32)  # 1 twice
+    for store in (asked, passed):
+        lend_all(store)
+    for token in chosen:
+        asked.begin(1)
+        passed.begin(1)
+        for layer, experts in enumerate(token.tolist()):
+            counts = [experts.count(expert) for expert in sorted(set(experts))]
+            with asked.lend(layer, sorted(set(experts)), counts):
+                pass
+        passed.passed(0, token[:1])
+        passed.passed(1, token[1:])
+    assert asked.counters.hits == passed.counters.hits
+    assert asked._popularity.scores.tolist() == passed._popularity.scores.tolist()
+
+
+def lend_all(store: StreamedExperts) -> None:
+    """Bring in the experts of two layers."""
+    store.begin(8)
+    for layer in range(2):
+        with store.lend(layer, range(N_EXPERTS), [3] * N_EXPERTS) as loan:
+            for index in range(N_EXPERTS):
+                loan.get(index)
+                loan.done(index)
+
+
 def test_memory_given_up_is_forgotten_and_can_be_had_back(checkpoint: Checkpoint) -> None:
     checked = Checked(checkpoint, 16, seed=1, failing=0)
     store = checked.store
@@ -457,6 +501,7 @@ def check_all(checkpoint: Checkpoint, store: StreamedExperts) -> None:
     """Check that all slots and all experts can be used."""
     for layer in range(2):
         store.begin(5)
+        check_tables(store)
         counts = [1] * (N_EXPERTS - 1) + [3 * 5 - N_EXPERTS + 1]
         with store.lend(layer, range(N_EXPERTS), counts) as loan:
             for index in range(N_EXPERTS):

@@ -524,6 +524,16 @@ def test_a_session_is_restored_while_another_thread_computes(
         assert not any(inside)
 
 
+def test_one_of_many_cpus_is_left_to_reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("localv4.kernels.threads.usable_cpus", lambda: 12)
+    with localv4.load(folder) as mapped:
+        assert mapped.threads == 12
+    force_streaming(monkeypatch)
+    with localv4.load(folder) as engine, localv4.load(folder, threads=2) as wished:
+        assert (engine.threads, wished.threads) == (11, 2)
+        assert engine._model.workspaces.threads == 11
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_exception_in_the_middle_of_a_loan(
     folder: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
@@ -538,11 +548,11 @@ def test_an_exception_in_the_middle_of_a_loan(
                 workspace = workspaces.get(n_tokens, True)
                 real = workspace.run
 
-                def run(program: Any, left: list[int] = left, real: Any = real) -> None:
+                def run(*phases: Any, left: list[int] = left, real: Any = real) -> None:
                     left[0] -= 1
                     if not left[0]:
                         raise error
-                    real(program)
+                    real(*phases)
 
                 with monkeypatch.context() as failing, contextlib.suppress(error):
                     failing.setattr(workspace, "run", run)

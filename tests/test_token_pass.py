@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 import localv4
 from localv4.errors import DamagedCheckpoint
+from localv4.experts import Loan
 from localv4.synthetic import synthesise
 from localv4.token_pass import TokenPass
 from tests.kernels.compare import assert_same_bytes
+from tests.streaming_plans import force_streaming, store_of
 
 F32 = NDArray[np.float32]
 RATIOS = (0, 4, 128, 4, 128, 4, 128, 4, 128, 4)  # more layers than one call takes
@@ -58,7 +60,7 @@ def test_the_same_bytes_as_block_by_block(engine: localv4.Engine) -> None:
 def test_a_stop_that_nobody_answered_is_forgotten(engine: localv4.Engine) -> None:
     ids = [5, 6, 7]
     expected = decoded(engine, ids, by_blocks=False)
-    recorded(engine)._unknown[0] = 4  # an interrupt came just behind the call
+    recorded(engine)._stops[0] = 4  # an interrupt came just behind the call
     assert_same_bytes(decoded(engine, ids, by_blocks=False), expected)
 
 
@@ -77,9 +79,7 @@ def test_an_expert_that_cannot_be_bound_ends_the_token(
     decoded(engine, [1], by_blocks=False)
     store = engine._model.store
     for layer in range(engine.config.num_hidden_layers):
-        table = store.table(layer)
-        assert table is not None
-        table[:] = 0
+        store.table(layer)[:] = 0
 
     def refuse(*_: object) -> None:
         raise DamagedCheckpoint("on purpose")
@@ -89,3 +89,39 @@ def test_an_expert_that_cannot_be_bound_ends_the_token(
         session = engine.session()
         with pytest.raises(DamagedCheckpoint, match="on purpose"):
             session.decode(3)
+
+
+def test_only_layers_with_an_expert_that_is_missing_ask(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [5, 6, 7]
+    force_streaming(monkeypatch, 100)
+    with localv4.load(folder, threads=2) as engine:
+        config, store = engine.config, store_of(engine)
+        asked: list[tuple[int, list[int]]] = []
+        lend = store.lend
+        store.begin(8)
+        for layer in range(config.num_hidden_layers):
+            with lend(layer, range(8), [3] * 8) as loan:
+                for index in range(8):
+                    loan.get(index)
+
+        def watched(layer: int, experts: list[int], counts: list[int]) -> Loan:
+            asked.append((layer, experts))
+            return lend(layer, experts, counts)
+
+        monkeypatch.setattr(store, "lend", watched)
+        expected = decoded(engine, ids, by_blocks=True)
+        assert [layer for layer, _ in asked] == 3 * [*range(config.num_hidden_layers)]
+        chosen = dict(asked[-config.num_hidden_layers :])  # by the last token
+        hits, n_chosen = store.counters.hits, sum(len(experts) for _, experts in asked)
+        asked.clear()
+        assert_same_bytes(decoded(engine, ids, by_blocks=False), expected)
+        assert not asked
+        assert store.counters.hits - hits == n_chosen
+        layer, experts = 7, chosen[7]
+        store.books.release(store.books.resident[layer * config.n_routed_experts + experts[0]][0])
+        assert_same_bytes(decoded(engine, ids, by_blocks=False), expected)
+        # the layer itself, and the one before if it foresaw the expert
+        assert (layer, experts) in asked or (layer - 1) in dict(asked)
+        assert {asking for asking, _ in asked} <= {layer - 1, layer}

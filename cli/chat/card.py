@@ -25,13 +25,14 @@ def show_card(
 ) -> None:
     """Show the card, unless the user wants quiet."""
     from localv4.expected import expected
+    from localv4.kernels.threads import choose_threads
 
     config, plan = engine.config, engine.plan
     experts = f"{config.n_routed_experts} experts, {config.num_experts_per_tok} a token"
     name = "built-in, random weights"
     if settings.model is not None:
         name = folder.name if folder == Path(settings.model).absolute() else settings.model
-    found = expected(config, plan, engine.threads, folder)
+    found = expected(config, plan, choose_threads(settings.threads), folder)
     rows = {
         "model": f"{name}; {config.num_hidden_layers} layers, {experts}",
         "files": _at_home(folder.absolute()),

@@ -2,8 +2,9 @@
 
 The disk's best is what the same readers reach, in the same run, when they are always asked for
 some experts at random.  The bound of a token is the sum over its layers of the dense part and the
-longer of two: reading its missing experts at the disk's best, or computing with its experts.  Both
-parts are those that were measured in the very token.  Memory is sampled all the while.
+longer of two: reading what was asked of the disk for this layer at its best, or computing with its
+experts.  What is computed is measured in the same run, in every fourth token, which is
+timed part by part and does not count otherwise.  Memory is sampled all the while.
 """
 
 import statistics
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localv4.block import hidden_buffer
 from localv4.checkpoint import Checkpoint
 from localv4.disk import reading_speed, shuffled_experts
 from localv4.errors import InvalidInput
@@ -39,8 +39,9 @@ __all__ = ["measure_streaming"]
 
 _Say = Callable[[str], None]
 _DEPTH = 6  # experts that are always asked for while the disk's best is measured
-_DISK_S = 1.5
-_ROUNDS = 4  # of the disk's best, between which tokens are decoded
+_DISK_S = 0.5
+_ROUNDS = 12  # of the disk's best, between which tokens are decoded
+_TIMED = 3  # tokens that count for one that is timed part by part
 _SAMPLE_S = 0.01
 
 
@@ -74,9 +75,10 @@ def measure_streaming(
     Returns
     -------
     For JSON: plan; prompts (seconds, tokens_s, hits, misses, read_gb, read_gb_s of each); token_s
-    (median), tokens_s (of all), hit_share, misses (a token), bound_s, bound_ratio (median of token
-    over its bound), disk_gb_s (the best), read_gb_s (while reads were outstanding) and disk_share;
-    wait_s a token; peak_bytes; verified (experts compared, or None).
+    (median), tokens_s (of all), hit_share, misses (a token), bound_s (mean), bound_ratio (all
+    tokens over all their bounds), dense_s and experts_s (computing, median of the tokens that were
+    timed), disk_gb_s (the best), read_gb_s (while reads were outstanding) and disk_share; wait_s a
+    token; peak_bytes; verified (experts compared, or None).
 
     Raises
     ------
@@ -85,7 +87,7 @@ def measure_streaming(
     LocalV4Error
         The checkpoint cannot be run.
     """
-    n_threads = choose_threads(threads)
+    n_threads = choose_threads(threads, beside_reads=True)
     with (
         Checkpoint.open(folder) as checkpoint,
         computing(),
@@ -93,7 +95,8 @@ def measure_streaming(
         _Peak() as peak,
     ):
         model = Model(streams.weights, streams.store, n_threads)
-        run = _Run(model, streams, plan.chunk_tokens, n_prompt + n_warm + n_tokens)
+        n_all = n_prompt + n_warm + n_tokens + -(-n_tokens // _TIMED)
+        run = _Run(model, streams, plan.chunk_tokens, n_all)
         say("reading the dense weights ...")
         for group in range(-1, len(model.blocks)):
             streams.weights.wait(group)
@@ -111,6 +114,8 @@ def measure_streaming(
         for number in range(n_tokens):
             if number % max(1, n_tokens // _ROUNDS) == 0:
                 disk.measure()
+            if number % _TIMED == 0:
+                measured.append(run.token(timed=True))
             measured.append(run.token())
         verified = streams.store.verify() if check else None
         best = statistics.median(disk.bytes_s)
@@ -187,23 +192,31 @@ class _Disk:
 
 @dataclass
 class _Token:
-    """What one token took; of each layer: seconds of all but experts, of experts, bytes read."""
+    """What one token took; `parts` has the seconds of each part of the model, if it was timed."""
 
     seconds: float
-    head_s: float
     wait_s: float
     busy_s: float
     n_bytes: int
     hits: int
     misses: int
-    dense_s: list[float] = field(default_factory=list)
-    experts_s: list[float] = field(default_factory=list)
-    layer_bytes: list[int] = field(default_factory=list)
+    asked_bytes: list[int]  # of each layer
+    parts: dict[str, float] | None
 
-    def bound_s(self, bytes_s: float) -> float:
-        """Return the sum over layers of dense and the longer of reads and experts, and the head."""
-        layers = zip(self.dense_s, self.experts_s, self.layer_bytes, strict=True)
-        return self.head_s + sum(d + max(n / bytes_s, e) for d, e, n in layers)
+    @property
+    def experts_s(self) -> float:
+        """Computing with routed experts, and the shared one's end."""
+        return (self.parts or {}).get("experts", 0.0)
+
+    @property
+    def dense_s(self) -> float:
+        """All other computing."""
+        return sum((self.parts or {}).values()) - self.experts_s
+
+    def bound_s(self, dense_s: float, experts_s: float, bytes_s: float) -> float:
+        """Return the sum over layers of dense and the longer of reads and experts."""
+        layer_s = experts_s / len(self.asked_bytes)
+        return dense_s + sum(max(n / bytes_s, layer_s) for n in self.asked_bytes)
 
 
 class _Run:
@@ -256,45 +269,37 @@ class _Run:
             "outstanding_share": busy_s / seconds,
         }
 
-    def token(self) -> _Token:
-        """Decode a token, layer by layer as `Model.forward` does, and take the time of each."""
+    def token(self, timed: bool = False) -> _Token:
+        """Decode a token as `localv4.load`'s engine does; if timed, part by part."""
         model, counters, readers = self._model, self._store.counters, self._store.readers
         step = self._fed(np.array([self._sampler.sample(self._logits[0])], np.int64))
+        asked, before = self._store.asked.copy(), replace(counters)
+        busy_s, n_bytes = readers.busy_s, readers.bytes_read
+        parts: dict[str, float] | None = {} if timed else None
+        model.workspaces.seconds = parts
         began_s = time.perf_counter()
-        token = _Token(
-            0.0, 0.0, counters.wait_s, readers.busy_s, readers.bytes_read, counters.hits,
-            counters.misses,
-        )  # fmt: skip
-        seconds: dict[str, float] = {}
-        model.workspaces.seconds = seconds
-        asked = self._store.asked.copy()
-        workspace = model.workspaces.get(1, True)
-        embedded = model.embed(step.ids)
-        model.begin(step)
-        hidden = hidden_buffer(model.config, workspace)
-        hidden.reshape(1, model.config.hc_mult, -1)[:] = embedded[:, None]
-        for block in model.blocks:
-            before = time.perf_counter(), seconds.get("experts", 0.0), counters.wait_s
-            block.forward(self._cache.layers[block.layer], step, workspace)
-            experts_s = seconds.get("experts", 0.0) - before[1]
-            whole_s = time.perf_counter() - before[0]
-            token.experts_s.append(experts_s)
-            token.dense_s.append(whole_s - experts_s - (counters.wait_s - before[2]))
-        asked = self._store.asked - asked
-        token.layer_bytes += (asked * self._store.records.expert_bytes).tolist()
-        before_head_s = time.perf_counter()
-        model.logits(hidden, True, self._logits)
+        model.logits(model.forward(self._cache, step), True, self._logits)
+        seconds = time.perf_counter() - began_s
         model.workspaces.seconds = None
-        ended_s = time.perf_counter()
-        token.head_s, token.seconds = ended_s - before_head_s, ended_s - began_s
-        token.wait_s = counters.wait_s - token.wait_s
-        token.busy_s = readers.busy_s - token.busy_s
-        token.n_bytes = readers.bytes_read - token.n_bytes
-        token.hits, token.misses = counters.hits - token.hits, counters.misses - token.misses
-        return token
+        asked = (self._store.asked - asked) * self._store.records.expert_bytes
+        return _Token(
+            seconds,
+            counters.wait_s - before.wait_s,
+            readers.busy_s - busy_s,
+            readers.bytes_read - n_bytes,
+            counters.hits - before.hits,
+            counters.misses - before.misses,
+            asked.tolist(),
+            parts,
+        )
 
 
-def _summary(tokens: list[_Token], best_bytes_s: float) -> dict[str, Any]:
+def _summary(all_tokens: list[_Token], best_bytes_s: float) -> dict[str, Any]:
+    timed = [token for token in all_tokens if token.parts is not None]
+    tokens = [token for token in all_tokens if token.parts is None]
+    dense_s = statistics.median(token.dense_s for token in timed)
+    experts_s = statistics.median(token.experts_s for token in timed)
+    bounds = [token.bound_s(dense_s, experts_s, best_bytes_s) for token in tokens]
     total_s, busy_s = sum(t.seconds for t in tokens), sum(t.busy_s for t in tokens)
     hits, misses = sum(t.hits for t in tokens), sum(t.misses for t in tokens)
     read_bytes_s = sum(t.n_bytes for t in tokens) / busy_s if busy_s else None
@@ -304,11 +309,11 @@ def _summary(tokens: list[_Token], best_bytes_s: float) -> dict[str, Any]:
         "hit_share": hits / (hits + misses),
         "misses": misses / len(tokens),
         "read_bytes": sum(t.n_bytes for t in tokens) / len(tokens),
-        "bound_s": statistics.median(t.bound_s(best_bytes_s) for t in tokens),
-        "bound_ratio": statistics.median(t.seconds / t.bound_s(best_bytes_s) for t in tokens),
-        "dense_s": statistics.median(sum(t.dense_s) + t.head_s for t in tokens),
-        "experts_s": statistics.median(sum(t.experts_s) for t in tokens),
-        "wait_s": statistics.median(t.wait_s for t in tokens),
+        "bound_s": statistics.mean(bounds),
+        "bound_ratio": total_s / sum(bounds),
+        "dense_s": dense_s,
+        "experts_s": experts_s,
+        "wait_s": sum(t.wait_s for t in tokens) / len(tokens),
         "disk_gb_s": best_bytes_s / 1e9,
         "read_gb_s": None if read_bytes_s is None else read_bytes_s / 1e9,
         "disk_share": None if read_bytes_s is None else read_bytes_s / best_bytes_s,

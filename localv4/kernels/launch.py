@@ -17,7 +17,7 @@ import struct
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 import numba
@@ -263,7 +263,8 @@ class Program:
         n_workers
             Most threads to use.
         seconds
-            If given, the time of every part is added to it; costs a microsecond a phase.
+            If given, the time of every part is added to it: phases of one part that follow each
+            other are one call, and each call costs some microseconds.
         first, last
             Numbers of the first phase to run and of the one before which to end; all are run
             unless told.
@@ -278,11 +279,12 @@ class Program:
         if seconds is None:
             self._schedule.run(n_workers, places[first], places[last])
             return
-        for phase in range(first, last):
+        for part, phases in groupby(range(first, last), key=self._parts.__getitem__):
+            numbers = [*phases]
+            begin, end = places[numbers[0]], places[numbers[-1] + 1]
             started = time.perf_counter()
-            self._schedule.run(n_workers, places[phase], places[phase + 1])
-            if places[phase + 1] > places[phase]:
-                part = self._parts[phase]
+            self._schedule.run(n_workers, begin, end)
+            if end > begin:
                 seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - started
             if self._is_stopped:
                 break

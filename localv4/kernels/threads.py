@@ -9,6 +9,7 @@ from localv4.checks import whole_number
 __all__ = ["choose_threads", "computing", "usable_cpus"]
 
 _lock = threading.RLock()
+_MANY_CPUS = 12  # so many that one less to compute with is hardly noticed
 
 
 def usable_cpus() -> int:
@@ -18,22 +19,27 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def choose_threads(asked: int | None) -> int:
+def choose_threads(asked: int | None, beside_reads: bool = False) -> int:
     """Return the number of compute threads to use.
 
     Parameters
     ----------
     asked
         A wish, or None for all CPUs that this process may run on.
+    beside_reads
+        Weights are read from a disk all the while.  Where there are many CPUs, None leaves one to
+        the threads that read: else one of the compute threads has to give way again and again,
+        and all others wait for it (benchmarks/README.md, streaming).
 
     Raises
     ------
     InvalidInput
         The wish is below 1 or more than the machine has.
     """
-    return (
-        usable_cpus() if asked is None else whole_number("threads", asked, 1, os.cpu_count() or 1)
-    )
+    if asked is not None:
+        return whole_number("threads", asked, 1, os.cpu_count() or 1)
+    cpus = usable_cpus()
+    return cpus - 1 if beside_reads and cpus >= _MANY_CPUS else cpus
 
 
 def computing() -> AbstractContextManager[object]:

@@ -168,6 +168,7 @@ def test_times_in_words(seconds, words):
 @needs_compiler
 def test_a_real_engine_computes_nothing(checkpoint: Path, capsys, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("LOCALV4_MODEL", str(checkpoint))
+    monkeypatch.setenv("LOCALV4_THREADS", "1")
     with localv4.load(checkpoint, threads=1, memory="2GiB") as engine:
         session = engine.session(context=500)
         ids, _ = engine.prompt_format.ids([{"role": "user", "content": "Hello"}], "off")

@@ -23,6 +23,14 @@ def test_the_default_follows_affinity():
         os.sched_setaffinity(0, before)
 
 
+@pytest.mark.parametrize(("cpus", "beside_reads"), [(1, 1), (2, 2), (8, 8), (12, 11), (64, 63)])
+def test_one_of_many_is_left_to_threads_that_read(monkeypatch, cpus: int, beside_reads: int):
+    monkeypatch.setattr("localv4.kernels.threads.usable_cpus", lambda: cpus)
+    assert choose_threads(None) == cpus
+    assert choose_threads(None, beside_reads=True) == beside_reads
+    assert choose_threads(MOST, beside_reads=True) == MOST
+
+
 def test_a_wish_is_granted():
     assert [choose_threads(wish) for wish in range(1, MOST + 1)] == list(range(1, MOST + 1))
 
