@@ -1,7 +1,9 @@
 """How fast a checkpoint's disk gives its experts, read at random and past the page cache.
 
 Some ways of reading are tried for half a second each; the best is kept in the cache folder, for
-whoever streams from that disk later.  Knows nothing of what the bytes mean.
+whoever streams from that disk later.  Who does adds what the disk gave in the long run, which may
+be less: some are faster for a minute, rented ones as long as an allowance lasts.  Knows nothing of
+what the bytes mean.
 """
 
 import contextlib
@@ -13,7 +15,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle, product
 from pathlib import Path
 from queue import SimpleQueue
@@ -32,6 +34,7 @@ __all__ = [
     "DiskProfile",
     "DiskTry",
     "best_try",
+    "keep_disk_in_use",
     "load_disk_profile",
     "measure_disk",
     "reading_speed",
@@ -48,6 +51,7 @@ _BUFFERED_GAIN = 1.1  # buffered reads keep a core busy, so they must be worth i
 _READER_GAIN = 1.08  # of fewer readers
 _PROFILE_BYTES = 2**12
 _MOST_READERS = 64
+_TELLING_BYTES = 2**32
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,20 @@ class DiskProfile:
         What they reached.
     measured
         When.
+    in_use
+        Bytes/s while a streamed model last decoded tokens, if ever.
     """
 
     direct: bool
     readers: int
     bytes_per_s: float
     measured: datetime.date
+    in_use: float | None = None
+
+    @property
+    def lasting(self) -> float:
+        """The bytes/s to count on."""
+        return self.bytes_per_s if self.in_use is None else self.in_use
 
 
 @dataclass(frozen=True)
@@ -134,8 +146,11 @@ def best_try(tries: Sequence[DiskTry]) -> DiskProfile:
         gain = _BUFFERED_GAIN if is_costlier else _READER_GAIN
         if tried.bytes_per_s > gain * best.bytes_per_s:
             best = tried
-    today = datetime.datetime.now(datetime.UTC).date()
-    return DiskProfile(best.direct, best.readers, best.bytes_per_s, today)
+    return DiskProfile(best.direct, best.readers, best.bytes_per_s, _today())
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
 
 
 def shuffled_experts(checkpoint: Checkpoint) -> list[tuple[int, int]]:
@@ -204,6 +219,26 @@ def _profile_file(shard: Path) -> Path | None:
     return cache_folder() / f"disk-{os.major(device)}-{os.minor(device)}.json"
 
 
+def keep_disk_in_use(readers: Readers, n_bytes: int, seconds: float, shard: Path) -> None:
+    """Keep what readers reached while tokens were decoded, if that was enough to tell.
+
+    Parameters
+    ----------
+    readers
+        Which read past the page cache, or nothing is kept.
+    n_bytes, seconds
+        Read, and how long that took.
+    shard
+        Tells the disk.
+    """
+    if not readers.files.direct or n_bytes < _TELLING_BYTES:
+        return
+    bytes_s = n_bytes / seconds
+    known = load_disk_profile(shard) or DiskProfile(True, readers.n_threads, bytes_s, _today())
+    with contextlib.suppress(OSError):  # it is a hint
+        save_disk_profile(replace(known, in_use=bytes_s), shard)
+
+
 def save_disk_profile(profile: DiskProfile, shard: Path) -> None:
     """Keep a profile for the disk that holds a shard.
 
@@ -236,10 +271,17 @@ def load_disk_profile(shard: Path) -> DiskProfile | None:
 
 def _checked(values: dict[str, object]) -> DiskProfile:
     """Return a profile from JSON; raise ValueError, TypeError or KeyError for what is none."""
-    direct, readers, speed = values["direct"], values["readers"], values["bytes_per_s"]
-    if type(direct) is not bool or type(readers) is not int or not isinstance(speed, int | float):
+    direct, readers, in_use = values["direct"], values["readers"], values.get("in_use")
+    if type(direct) is not bool or type(readers) is not int:
         raise ValueError("a value is of another type")
-    if not (1 <= readers <= _MOST_READERS and 0 < speed < float("inf")):
+    if not 1 <= readers <= _MOST_READERS:
         raise ValueError("a value is out of range")
     measured = datetime.date.fromisoformat(str(values["measured"]))
-    return DiskProfile(direct, readers, float(speed), measured)
+    used = None if in_use is None else _speed(in_use)
+    return DiskProfile(direct, readers, _speed(values["bytes_per_s"]), measured, used)
+
+
+def _speed(value: object) -> float:
+    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError("a speed is none")
+    return float(value)

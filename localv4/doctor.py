@@ -218,7 +218,7 @@ def _disk(
         return [note("disk", text, **figures)], ASSUMED_DISK_BYTES_S
     say("measuring the disk ...")
     finding, profile = check_disk(checkpoint, _DISK_S)
-    return [finding], None if profile is None else profile.bytes_per_s
+    return [finding], None if profile is None else profile.lasting
 
 
 def _outlook(work: Work, fit: Fit, cpu: CpuRates, disk: float, routing: Routing) -> Outlook:

@@ -5,13 +5,14 @@ Knows nothing of speeds but the disk's.
 
 import contextlib
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from localv4.checkpoint import Checkpoint
 from localv4.disk import (
     DiskProfile,
     best_try,
+    load_disk_profile,
     measure_disk,
     save_disk_profile,
 )
@@ -117,16 +118,21 @@ def check_disk(checkpoint: Checkpoint, seconds: float) -> tuple[Finding, DiskPro
         tries = measure_disk(checkpoint, seconds)
     except DamagedCheckpoint as error:
         return problem("disk", str(error)), None
-    profile = best_try(tries)
+    shard = _a_shard(checkpoint)
+    known = load_disk_profile(shard)
+    profile = replace(best_try(tries), in_use=None if known is None else known.in_use)
     text = f"{profile.bytes_per_s / 1e9:.3g} GB/s for experts at random, {_way_words(profile)}"
     figures = {
         "bytes_per_s": profile.bytes_per_s,
         "direct": profile.direct,
         "readers": profile.readers,
+        "in_use_bytes_per_s": profile.in_use,
         "tries": [asdict(tried) for tried in tries],
     }
     with contextlib.suppress(OSError):  # the cache folder's own finding says so
-        save_disk_profile(profile, _a_shard(checkpoint))
+        save_disk_profile(profile, shard)
+    if profile.in_use is not None:
+        text += f"; {profile.in_use / 1e9:.3g} when a model was last streamed, which is what counts"
     if not profile.direct and not any(tried.direct for tried in tries):
         text += "; direct reads are refused there, and these keep a core busy"
         return note("disk", text, **figures), profile

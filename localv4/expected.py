@@ -136,7 +136,7 @@ def expected(
     shard = min(folder.glob("*.safetensors"), default=folder)
     profile = load_disk_profile(shard)
     work = token_work(take_inventory(config))
-    return expect(work, plan, cpu, None if profile is None else profile.bytes_per_s, routing)
+    return expect(work, plan, cpu, None if profile is None else profile.lasting, routing)
 
 
 def routing_of(path: Path) -> Routing:

@@ -105,12 +105,15 @@ class Readers:
 
     Attributes
     ----------
+    n_threads
+        As given.
     bytes_read
         Bytes that arrived and were needed.
     """
 
     def __init__(self, files: ShardFiles, n_threads: int) -> None:
         self.files = files
+        self.n_threads = n_threads
         self.bytes_read = 0
         self._busy_s = 0.0
         self._busy_since = 0.0

@@ -77,8 +77,9 @@ _SKEWED_HITS = (
     (1.0, 1.0),
 )
 _HASH_SHARE = 3 / 43
-# An expert of a hash layer is chosen as often as one of the others at 30% of their ranks: with
-# fewer slots it is evicted before it is chosen again, with more it stays.
+# An expert of a hash layer is chosen as often as one of the others at 30% of their ranks if all
+# tokens are as frequent: with fewer slots it is evicted before it is chosen again, with more it
+# stays.  Texts repeat tokens: 21% were found with 16% in memory, 51% with 28%.
 _HASH_FROM, _HASH_ALL = 0.1, 0.42
 _USEFUL = 0.8  # of what is read ahead; the rest was named in vain
 _FORESEEN = 4  # experts of the next layer that are looked for as well as the chosen ones
@@ -208,7 +209,8 @@ def expected_hits(share: float, routing: Routing, hash_share: float = _HASH_SHAR
     """Return the share of choices that find their expert in memory, long after the start.
 
     Evenly spread choices find the share of the experts that are there, whatever the policy; skewed
-    ones more.  Rough: traces of real prompts differ among themselves by ten points.
+    ones more, and those of hash layers too, as texts repeat their tokens.  Rough: traces of real
+    prompts differ among themselves by ten points.
 
     Parameters
     ----------
@@ -217,12 +219,12 @@ def expected_hits(share: float, routing: Routing, hash_share: float = _HASH_SHAR
     routing
         "skewed" as published for the trained model, or "uniform".
     hash_share
-        Hash layers as a share of all layers; their choices are even.
+        Hash layers as a share of all layers.
     """
     share = min(max(share, 0.0), 1.0)
-    if routing == "uniform":
-        return share
     hashed = min(max((share - _HASH_FROM) / (_HASH_ALL - _HASH_FROM), 0.0), 1.0)
+    if routing == "uniform":
+        return hash_share * max(hashed, share) + (1 - hash_share) * share
     whole = _interpolated(share)
     gated = min((whole - _HASH_SHARE * hashed) / (1 - _HASH_SHARE), 1.0)
     return hash_share * hashed + (1 - hash_share) * gated

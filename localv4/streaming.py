@@ -1,6 +1,7 @@
 """Routed experts that do not fit into memory: kept in slots, and read when they are missing.
 
-A layer's experts that are resident are lent at once, others as the disk gives them.  What is
+A layer's experts that are resident are lent at once, others as the disk gives them; one token finds
+resident ones by itself, in tables that change with the books.  What is
 evicted is the resident expert that was chosen least lately (residency.py), and never one that
 the layer at hand still needs while another is there.  A chunk of many tokens passes through
 nearly all experts of a layer: it gets a few slots for those it has to read, and only those that
@@ -42,11 +43,23 @@ def fewest_slots(n_chosen: int) -> int:
 
 @dataclass
 class ExpertCounters:
-    """Experts asked for that were resident, and that were not; seconds spent waiting."""
+    """What the store counts.
+
+    Attributes
+    ----------
+    hits, misses
+        Experts asked for that were resident, and that were not.
+    wait_s
+        Seconds spent waiting.
+    decode_bytes, decode_read_s
+        Bytes read while single tokens passed, and how long the disk had something to do.
+    """
 
     hits: int = 0
     misses: int = 0
     wait_s: float = 0.0
+    decode_bytes: int = 0
+    decode_read_s: float = 0.0
 
 
 class StreamedExperts(ExpertStore):
@@ -91,8 +104,10 @@ class StreamedExperts(ExpertStore):
         self._n_experts = checkpoint.config.n_routed_experts
         self._n_chosen = checkpoint.config.num_experts_per_tok
         self._slots = Slots(n_slots, self.records.slot_bytes)
+        self._blank = np.frombuffer(private_memory(self.records.slot_bytes), np.uint8)
         self._popularity = Popularity(n_layers * self._n_experts)
-        self._sweeps = False
+        self._sweeps = self._is_token = False  # of the chunk under way, which is none yet
+        self._read = 0, 0.0  # bytes and seconds when it began
         self.books = SlotBooks(n_slots, self._popularity.scores)
         self.failed: dict[int, Exception] = {}
         self.landed: SimpleQueue[Read] = SimpleQueue()
@@ -110,8 +125,9 @@ class StreamedExperts(ExpertStore):
 
     def begin(self, n_tokens: int) -> None:
         """Let a chunk of tokens begin."""
+        self._count_reads()
         self._popularity.begin(n_tokens)
-        self._sweeps = n_tokens > 1
+        self._sweeps, self._is_token = n_tokens > 1, n_tokens == 1
         guards = self.books.guards
         guards[guards == Guard.EXPECTED] = Guard.NOBODY
         self._settle()
@@ -137,9 +153,8 @@ class StreamedExperts(ExpertStore):
         return self.books.words[self._key(layer, 0) : self._key(layer + 1, 0)]
 
     def example(self, layer: int) -> ExpertWeights:
-        """Return matrices in memory of their own, which takes no room."""
-        memory = np.frombuffer(private_memory(self.records.slot_bytes), np.uint8)
-        return self.records.bind(layer, 0, memory)
+        """Return matrices in memory that nobody writes to."""
+        return self.records.bind(layer, 0, self._blank)
 
     def passed(self, layer: int, experts: NDArray[np.int32]) -> None:
         """Count experts that were found in the tables; see `ExpertStore.passed`."""
@@ -236,6 +251,13 @@ class StreamedExperts(ExpertStore):
                 wait.goes_on()
         self.counters.wait_s += wait.seconds
         self._land(read)
+
+    def _count_reads(self) -> None:
+        """Count what was read for the chunk before, if it was one token."""
+        before, self._read = self._read, (self.readers.bytes_read, self.readers.busy_s)
+        if self._is_token:
+            self.counters.decode_bytes += self._read[0] - before[0]
+            self.counters.decode_read_s += self._read[1] - before[1]
 
     def _key(self, layer: int, expert: int) -> int:
         return layer * self._n_experts + expert

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from localv4.checkpoint import Checkpoint
 from localv4.dense import DenseWeights, dense_names
-from localv4.disk import load_disk_profile
+from localv4.disk import keep_disk_in_use, load_disk_profile
 from localv4.limits import resident
 from localv4.memory import MemoryPlan
 from localv4.reads import Readers
@@ -58,7 +58,8 @@ class Streams:
         config = checkpoint.config
         groups = dense_names(checkpoint.tensors, checkpoint.config, mtp)
         shards = {info.shard for info in checkpoint.tensors.values()}
-        profile = load_disk_profile(checkpoint.path / min(shards))
+        self._shard = checkpoint.path / min(shards)
+        profile = load_disk_profile(self._shard)
         with ExitStack() as opened:
             files = ShardFiles(checkpoint.path, sorted(shards), profile is None or profile.direct)
             opened.callback(files.close)
@@ -108,6 +109,10 @@ class Streams:
 
     def close(self) -> None:
         """Stop reading, let go of the shards, and give the memory back to the system."""
+        if self._finalizer.alive:
+            store = self.store
+            reads = store.counters.decode_bytes, store.counters.decode_read_s
+            keep_disk_in_use(store.readers, *reads, self._shard)
         self._finalizer()
         self.store.forget()
         self.weights.forget()

@@ -1,9 +1,13 @@
 """Measuring a disk, and what is kept of it."""
 
+import dataclasses
 import datetime
+import errno
 import json
 import logging
 import os
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -12,11 +16,13 @@ from localv4.disk import (
     DiskProfile,
     DiskTry,
     best_try,
+    keep_disk_in_use,
     load_disk_profile,
     measure_disk,
     save_disk_profile,
 )
 from localv4.errors import DamagedCheckpoint
+from localv4.reads import Readers
 from tests.small_checkpoints import make_small, shard_of
 
 PROFILE = DiskProfile(True, 2, 2.5e9, datetime.date(2026, 1, 31))
@@ -96,6 +102,7 @@ def test_a_profile_is_kept_for_the_device(cache, tmp_path):
         '{"direct": true, "readers": 2, "bytes_per_s": "9", "measured": "2026-01-31"}',
         '{"direct": true, "readers": 2, "bytes_per_s": 1e9, "measured": "last week"}',
         '{"direct": true, "readers": 2, "bytes_per_s": 1e999, "measured": "2026-01-31"}',
+        '{"direct": true, "readers": 2, "bytes_per_s": 1, "measured": "2026-01-31", "in_use": 0}',
     ],
 )
 def test_a_damaged_profile_is_ignored_with_a_warning(cache, tmp_path, caplog, text):
@@ -107,6 +114,41 @@ def test_a_damaged_profile_is_ignored_with_a_warning(cache, tmp_path, caplog, te
     with caplog.at_level(logging.WARNING, "localv4"):
         assert load_disk_profile(shard) is None
     assert "is damaged and not used" in caplog.text
+
+
+def readers(direct: bool = True) -> Readers:
+    """What is asked of readers."""
+    return cast(Readers, SimpleNamespace(files=SimpleNamespace(direct=direct), n_threads=3))
+
+
+def test_what_a_disk_gives_in_use_is_kept(cache, tmp_path):
+    shard = tmp_path / "shard"
+    shard.touch()
+    keep_disk_in_use(readers(), 10**9, 1.0, shard)  # too little to tell
+    keep_disk_in_use(readers(direct=False), 10**11, 50.0, shard)
+    assert load_disk_profile(shard) is None
+    keep_disk_in_use(readers(), 10**11, 50.0, shard)
+    found = load_disk_profile(shard)
+    assert found is not None
+    assert (found.direct, found.readers, found.bytes_per_s, found.lasting) == (True, 3, 2e9, 2e9)
+    save_disk_profile(PROFILE, shard)
+    keep_disk_in_use(readers(), 10**11, 40.0, shard)
+    assert load_disk_profile(shard) == dataclasses.replace(PROFILE, in_use=2.5e9)
+    keep_disk_in_use(readers(), 10**10, 10.0, shard)
+    found = load_disk_profile(shard)
+    assert found == dataclasses.replace(PROFILE, in_use=1e9)
+    assert (PROFILE.lasting, found.lasting) == (PROFILE.bytes_per_s, 1e9)
+
+
+def test_a_full_disk_keeps_no_hint(cache, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shard = tmp_path / "shard"
+    shard.touch()
+    monkeypatch.setattr("localv4.disk.save_disk_profile", refuse)
+    keep_disk_in_use(readers(), 10**11, 50.0, shard)
+    assert load_disk_profile(shard) is None
 
 
 def test_more_than_is_known_is_ignored(cache, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from localv4 import doctor, doctor_machine
+from localv4.disk import load_disk_profile, save_disk_profile
 from localv4.doctor import ASSUMED_DISK_BYTES_S, Diagnosis, Request, diagnose
 from localv4.doctor_machine import check_memory
 from localv4.doctor_rates import check_rates
@@ -240,6 +241,25 @@ def test_the_disk_is_measured_and_kept(made, tmp_path, request_for, measured):
     (kept,) = (tmp_path / "cache").glob("disk-*.json")
     assert json.loads(kept.read_text())["bytes_per_s"] == disk["bytes_per_s"]
     assert diagnosis.outlook is not None
+
+
+def test_what_the_disk_gave_in_use_is_what_counts(made, request_for, measured):
+    first = diagnose(request_for(made, measures=True))
+    disk, shard = topics(first)["disk"], min(made.glob("*.safetensors"))
+    assert disk.figures["in_use_bytes_per_s"] is None
+    known = load_disk_profile(shard)
+    assert known is not None
+    save_disk_profile(dataclasses.replace(known, in_use=1e3), shard)
+    second = diagnose(request_for(made, measures=True))
+    disk = topics(second)["disk"]
+    assert disk.figures["in_use_bytes_per_s"] == 1e3 < disk.figures["bytes_per_s"]
+    assert "; 1e-06 when a model was last streamed, which is what counts" in disk.text
+    assert first.outlook is not None
+    assert second.outlook is not None
+    assert second.outlook.floor.token_s > first.outlook.floor.token_s
+    kept = load_disk_profile(shard)
+    assert kept is not None
+    assert kept.in_use == 1e3
 
 
 def test_a_model_without_a_tokenizer(model, request_for):

@@ -52,6 +52,7 @@ class ScriptedReaders:
         self._generator = generator
         self._landed: deque[Read] = deque()
         self.n_reads = self.n_withdrawn = 0
+        self.bytes_read, self.busy_s = 0, 0.0
 
     @property
     def outstanding(self) -> int:
@@ -374,6 +375,16 @@ def test_experts_that_nobody_asked_for_count_as_well(checkpoint: Checkpoint) -> 
         passed.passed(1, token[1:])
     assert asked.counters.hits == passed.counters.hits
     assert asked._popularity.scores.tolist() == passed._popularity.scores.tolist()
+
+
+def test_what_tokens_read_is_counted_apart(checkpoint: Checkpoint) -> None:
+    store = Checked(checkpoint, 7, 0, 0).store
+    readers = cast(Any, store.readers)
+    for n_tokens, n_bytes in ((5, 1000), (1, 10), (1, 7), (2, 500), (1, 3), (9, 100)):
+        store.begin(n_tokens)
+        readers.bytes_read += n_bytes
+        readers.busy_s += n_bytes / 4
+    assert (store.counters.decode_bytes, store.counters.decode_read_s) == (20, 5.0)
 
 
 def lend_all(store: StreamedExperts) -> None:

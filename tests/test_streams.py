@@ -113,6 +113,19 @@ def test_closing_ends_all_threads_and_once_is_enough(streams: Streams) -> None:
     assert not readers.files._direct
 
 
+def test_closing_keeps_what_the_disk_gave(
+    streams: Streams, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[tuple[object, ...]] = []
+    monkeypatch.setattr(localv4.streams, "keep_disk_in_use", lambda *given: kept.append(given))
+    counters = streams.store.counters
+    counters.decode_bytes, counters.decode_read_s = 12345, 6.7
+    streams.close()
+    streams.close()
+    shard = min(checkpoint.path.glob("*.safetensors"))
+    assert kept == [(streams.store.readers, 12345, 6.7, shard)]
+
+
 def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
     folder = make_small(tmp_path / "model")
     with Checkpoint.open(folder) as checkpoint:
