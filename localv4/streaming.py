@@ -1,11 +1,11 @@
 """Routed experts that do not fit into memory: kept in slots, and read when they are missing.
 
-A layer's experts that are resident are lent at once, others as the disk gives them; one token finds
-resident ones by itself, in tables that change with the books.  What is
-evicted is the resident expert that was chosen least lately (residency.py), and never one that
-the layer at hand still needs while another is there.  A chunk of many tokens passes through
-nearly all experts of a layer: it gets a few slots for those it has to read, and only those that
-are worth more than what is resident stay behind.
+A layer's experts that are resident are lent at once, others as the disk gives them; one token
+finds resident ones by itself, in tables that change with the books.  What is evicted is the
+resident expert that was chosen least lately (residency.py), and never one that the layer at hand
+still needs while another is there.  A chunk of many tokens passes through nearly all experts of a
+layer: it gets a few slots for those it has to read, and only those that are worth more than what
+is resident stay behind.
 
 The bytes of a result do not depend on any of this: experts are the same wherever they lie, and
 sums are in the order of their numbers.  All state belongs to the thread that computes; reading
