@@ -111,7 +111,7 @@ def load(
     choice("numerics", numerics, ("trained", "float32"))
     choice("draft", draft, (None, "mtp"))
     choice("profile", profile, (None, *_PROFILES))
-    choose_threads(threads)
+    choose_threads(threads)  # refuses a wish before anything is opened
     budget = None if memory is None else parse_bytes(memory)
     folder = resolve(None if path is None else str(path))
     checkpoint = Checkpoint.open(folder)

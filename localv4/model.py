@@ -20,7 +20,7 @@ from localv4.rope import Rope
 from localv4.step import Step
 from localv4.token_pass import TokenPass
 from localv4.weights import bind_block, bind_head
-from localv4.workspace import Workspaces
+from localv4.workspace import Workspace, Workspaces
 
 __all__ = ["Model"]
 
@@ -100,11 +100,7 @@ class Model:
         copies = hidden.reshape(step.n_tokens, self.config.hc_mult, -1)
         copies[:] = embedded[:, None]
         if fast:
-            for block in self.blocks:
-                self.weights.wait(block.layer)
-            passes = workspace.recorded(
-                "token", lambda: TokenPass(self.blocks, self.store, workspace)
-            )
+            passes = workspace.recorded("token", lambda: self._token_pass(workspace))
             passes.run(cache, step)
             return hidden
         step.note("h", 0, copies)
@@ -115,6 +111,12 @@ class Model:
             if step.passed is not None:
                 step.passed(block.layer + 1)
         return hidden
+
+    def _token_pass(self, workspace: Workspace) -> TokenPass:
+        """Record one token's pass, once all weights are there: they stay."""
+        for block in self.blocks:
+            self.weights.wait(block.layer)
+        return TokenPass(self.blocks, self.store, workspace)
 
     def logits(self, hidden: F32, trained: bool, out: F32) -> None:
         """Write logits [n_rows, vocab_size] for hidden states [n_rows, hc_mult * d]."""

@@ -1,6 +1,6 @@
 """Which expert is in which slot, which slots are free, and which one to give up next.
 
-Knows nothing of reading, nor of what an expert consists of.
+Knows nothing of reading, nor of what an expert consists of but for its words.
 """
 
 from enum import IntEnum

@@ -106,7 +106,7 @@ class StreamedExperts(ExpertStore):
         self._slots = Slots(n_slots, self.records.slot_bytes)
         self._blank = np.frombuffer(private_memory(self.records.slot_bytes), np.uint8)
         self._popularity = Popularity(n_layers * self._n_experts)
-        self._sweeps = self._is_token = False  # of the chunk under way, which is none yet
+        self._n_tokens = 0  # of the chunk under way, which is none yet
         self._read = 0, 0.0  # bytes and seconds when it began
         self.books = SlotBooks(n_slots, self._popularity.scores)
         self.failed: dict[int, Exception] = {}
@@ -127,7 +127,7 @@ class StreamedExperts(ExpertStore):
         """Let a chunk of tokens begin."""
         self._count_reads()
         self._popularity.begin(n_tokens)
-        self._sweeps, self._is_token = n_tokens > 1, n_tokens == 1
+        self._n_tokens = n_tokens
         guards = self.books.guards
         guards[guards == Guard.EXPECTED] = Guard.NOBODY
         self._settle()
@@ -135,7 +135,7 @@ class StreamedExperts(ExpertStore):
     def expect(self, layer: int, experts: Sequence[int]) -> None:
         """Begin to read experts that a layer will ask for, behind all that is asked for now."""
         self.collect()
-        books, below = self.books, self._key(layer, 0) if self._sweeps else None
+        books, below = self.books, self._key(layer, 0) if self._n_tokens > 1 else None
         expected = sum(books.guards[slot] == Guard.EXPECTED for slot, _ in books.reading.values())
         for expert in experts:
             key = self._key(layer, expert)
@@ -255,7 +255,7 @@ class StreamedExperts(ExpertStore):
     def _count_reads(self) -> None:
         """Count what was read for the chunk before, if it was one token."""
         before, self._read = self._read, (self.readers.bytes_read, self.readers.busy_s)
-        if self._is_token:
+        if self._n_tokens == 1:
             self.counters.decode_bytes += self._read[0] - before[0]
             self.counters.decode_read_s += self._read[1] - before[1]
 
