@@ -67,7 +67,7 @@ def open_engine(
             for note in engine.plan.notes:
                 output.warning(note)
             if not compiled:
-                _compile(settings, output, waited, kept=cache_dir is not None)
+                _compile(output, waited, kept=cache_dir is not None)
             yield engine
     except DamagedCheckpoint as error:
         raise DamagedCheckpoint(_with_remedy(str(error), settings.model)) from error
@@ -101,9 +101,9 @@ def _plan_words(plan: "MemoryPlan") -> str:
     return f"plan: {sizes}; {how}"
 
 
-def _compile(settings: Settings, output: Output, waited: Callable[[], None], kept: bool) -> None:
+def _compile(output: Output, waited: Callable[[], None], kept: bool) -> None:
     """Compile the kernels before they are needed, with a line that shows how far it is."""
-    if not kept or settings.numerics != "trained":
+    if not kept:
         output.warning("compiling for this CPU; it takes about a minute")
         return
     output.warning("compiling for this CPU, once; it takes about a minute")

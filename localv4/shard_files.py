@@ -63,17 +63,19 @@ def piece_bytes(offset: int, n_bytes: int) -> int:
 
 
 def split(
-    shard: str, offset: int, n_bytes: int, target: U8, most: int | None = None
+    shard: str, offset: int, n_bytes: int, target: U8, about: int | None = None
 ) -> list[Piece]:
     """Divide a run of bytes into pieces; its first byte lands at `target[offset % PAGE]`.
 
-    `most` is the most bytes of a piece, a multiple of `PAGE`.
+    They are of about so many bytes each, and alike: a small one at the end would keep a thread
+    as long as a large one.
     """
     begin, end = offset // PAGE * PAGE, offset + n_bytes
-    most = _PIECE_BYTES if most is None else most
+    n_pieces = max(1, round((end - begin) / (about or _PIECE_BYTES)))
+    step = up(-(-(end - begin) // n_pieces), PAGE)
     pieces = []
-    for first in range(begin, end, most):
-        last = min(first + most, end)
+    for first in range(begin, end, step):
+        last = min(first + step, end)
         room = target[first - begin : up(last, PAGE) - begin]
         pieces.append(Piece(shard, first, last - first, room))
     return pieces

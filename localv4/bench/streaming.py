@@ -1,16 +1,18 @@
 """Decode and prefill of a model that does not fit: beside the disk's best, and beside their bound.
 
-The disk's best is what the same readers reach, in the same run, when they are always asked for
-some experts at random.  The bound of a token is the sum over its layers of the dense part and the
-longer of two: reading what was asked of the disk for this layer at its best, or computing with its
-experts.  What is computed is measured in the same run, in every fourth token, which is
-timed part by part and does not count otherwise.  Memory is sampled all the while.
+The disk's best is what the same readers reach when they are always asked for some experts at
+random.  Disks change pace within seconds, so tokens come in rounds, and those of a round are
+compared with what was reached just before it and just after it.  The bound of a token is the sum
+over its layers of the dense part and the longer of two: reading what was asked of the disk for
+this layer at its best, or computing with its experts.  What is computed is measured in the same
+run, in every fourth token, which is timed part by part and does not count otherwise.  Memory is
+sampled all the while.
 """
 
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -24,7 +26,9 @@ from localv4.checkpoint import Checkpoint
 from localv4.disk import reading_speed, shuffled_experts
 from localv4.errors import InvalidInput
 from localv4.kernels import tiers
+from localv4.kernels._jit import kernels_are_cached
 from localv4.kernels.threads import choose_threads, computing
+from localv4.kernels.warm import warm_up
 from localv4.kv_cache import KVCache
 from localv4.limits import resident
 from localv4.memory import MemoryPlan, make_plan
@@ -39,8 +43,8 @@ __all__ = ["measure_streaming"]
 
 _Say = Callable[[str], None]
 _DEPTH = 6  # experts that are always asked for while the disk's best is measured
-_DISK_S = 0.5
-_ROUNDS = 12  # of the disk's best, between which tokens are decoded
+_DISK_S = 0.25
+_ROUNDS = 24
 _TIMED = 3  # tokens that count for one that is timed part by part
 _SAMPLE_S = 0.01
 
@@ -77,8 +81,8 @@ def measure_streaming(
     For JSON: plan; prompts (seconds, tokens_s, hits, misses, read_gb, read_gb_s of each); token_s
     (median), tokens_s (of all), hit_share, misses (a token), bound_s (mean), bound_ratio (all
     tokens over all their bounds), dense_s and experts_s (computing, median of the tokens that were
-    timed), disk_gb_s (the best), read_gb_s (while reads were outstanding) and disk_share; wait_s a
-    token; peak_bytes; verified (experts compared, or None).
+    timed), disk_gb_s (the best, for what was read when it was), read_gb_s (while reads were
+    outstanding) and disk_share; wait_s a token; peak_bytes; verified (experts compared, or None).
 
     Raises
     ------
@@ -88,6 +92,8 @@ def measure_streaming(
         The checkpoint cannot be run.
     """
     n_threads = choose_threads(threads, beside_reads=True)
+    if not kernels_are_cached():
+        warm_up(lambda begun, count: say(f"compiling: {begun} of {count} ..."))
     with (
         Checkpoint.open(folder) as checkpoint,
         computing(),
@@ -101,7 +107,7 @@ def measure_streaming(
         for group in range(-1, len(model.blocks)):
             streams.weights.wait(group)
         disk = _Disk(checkpoint, streams)
-        disk.measure()
+        disk.bytes_s()
         prompts = []
         for number in range(2):
             say(f"reading a prompt of {n_prompt:,} tokens, {number + 1} of 2 ...")
@@ -110,15 +116,14 @@ def measure_streaming(
         for _ in range(n_warm):
             run.token()
         say(f"decoding and measuring {n_tokens:,} tokens ...")
-        measured = []
-        for number in range(n_tokens):
-            if number % max(1, n_tokens // _ROUNDS) == 0:
-                disk.measure()
-            if number % _TIMED == 0:
-                measured.append(run.token(timed=True))
-            measured.append(run.token())
+        rounds = []
+        before = disk.bytes_s()
+        for numbers in np.array_split(np.arange(n_tokens), min(_ROUNDS, n_tokens)):
+            tokens = run.tokens(numbers)
+            after = disk.bytes_s()
+            rounds.append(_Round(tokens, (before + after) / 2))
+            before = after
         verified = streams.store.verify() if check else None
-        best = statistics.median(disk.bytes_s)
         return {
             "tier": tiers.active(),
             "threads": n_threads,
@@ -127,7 +132,7 @@ def measure_streaming(
             "notes": plan.notes,
             "prompts": prompts,
             "tokens": n_tokens,
-            **_summary(measured, best),
+            **_summary(rounds),
             "peak_bytes": peak.n_bytes,
             "verified": verified,
         }
@@ -176,18 +181,15 @@ class _Disk:
     """The speed at which the same readers read experts at random."""
 
     def __init__(self, checkpoint: Checkpoint, streams: Streams) -> None:
-        self.bytes_s: list[float] = []
         self._store = streams.store
         self._slots = Slots(_DEPTH, self._store.records.slot_bytes)
         self._slots.memory[::PAGE] = 0
         self._experts = cycle(shuffled_experts(checkpoint))
 
-    def measure(self) -> None:
-        """Measure once more."""
+    def bytes_s(self) -> float:
+        """Measure it now."""
         store = self._store
-        self.bytes_s.append(
-            reading_speed(store.readers, store.records, self._experts, self._slots, _DISK_S)
-        )
+        return reading_speed(store.readers, store.records, self._experts, self._slots, _DISK_S)
 
 
 @dataclass
@@ -217,6 +219,14 @@ class _Token:
         """Return the sum over layers of dense and the longer of reads and experts."""
         layer_s = experts_s / len(self.asked_bytes)
         return dense_s + sum(max(n / bytes_s, layer_s) for n in self.asked_bytes)
+
+
+@dataclass
+class _Round:
+    """Tokens, and the disk's best before and after them."""
+
+    tokens: list[_Token]
+    bytes_s: float
 
 
 class _Run:
@@ -269,6 +279,15 @@ class _Run:
             "outstanding_share": busy_s / seconds,
         }
 
+    def tokens(self, numbers: Iterable[int]) -> list[_Token]:
+        """Decode a token for each number, and one before some of them that is timed."""
+        tokens = []
+        for number in numbers:
+            if number % _TIMED == 0:
+                tokens.append(self.token(timed=True))
+            tokens.append(self.token())
+        return tokens
+
     def token(self, timed: bool = False) -> _Token:
         """Decode a token as `localv4.load`'s engine does; if timed, part by part."""
         model, counters, readers = self._model, self._store.counters, self._store.readers
@@ -294,27 +313,32 @@ class _Run:
         )
 
 
-def _summary(all_tokens: list[_Token], best_bytes_s: float) -> dict[str, Any]:
-    timed = [token for token in all_tokens if token.parts is not None]
-    tokens = [token for token in all_tokens if token.parts is None]
+def _summary(rounds: list[_Round]) -> dict[str, Any]:
+    timed = [token for part in rounds for token in part.tokens if token.parts is not None]
+    tokens = [token for part in rounds for token in part.tokens if token.parts is None]
+    best = [part.bytes_s for part in rounds for token in part.tokens if token.parts is None]
     dense_s = statistics.median(token.dense_s for token in timed)
     experts_s = statistics.median(token.experts_s for token in timed)
-    bounds = [token.bound_s(dense_s, experts_s, best_bytes_s) for token in tokens]
+    bounds = [
+        token.bound_s(dense_s, experts_s, bytes_s)
+        for token, bytes_s in zip(tokens, best, strict=True)
+    ]
     total_s, busy_s = sum(t.seconds for t in tokens), sum(t.busy_s for t in tokens)
     hits, misses = sum(t.hits for t in tokens), sum(t.misses for t in tokens)
-    read_bytes_s = sum(t.n_bytes for t in tokens) / busy_s if busy_s else None
+    n_bytes = sum(t.n_bytes for t in tokens)
+    best_s = sum(t.n_bytes / bytes_s for t, bytes_s in zip(tokens, best, strict=True))
     return {
         "token_s": statistics.median(t.seconds for t in tokens),
         "tokens_s": len(tokens) / total_s,
         "hit_share": hits / (hits + misses),
         "misses": misses / len(tokens),
-        "read_bytes": sum(t.n_bytes for t in tokens) / len(tokens),
+        "read_bytes": n_bytes / len(tokens),
         "bound_s": statistics.mean(bounds),
         "bound_ratio": total_s / sum(bounds),
         "dense_s": dense_s,
         "experts_s": experts_s,
         "wait_s": sum(t.wait_s for t in tokens) / len(tokens),
-        "disk_gb_s": best_bytes_s / 1e9,
-        "read_gb_s": None if read_bytes_s is None else read_bytes_s / 1e9,
-        "disk_share": None if read_bytes_s is None else read_bytes_s / best_bytes_s,
+        "disk_gb_s": n_bytes / best_s / 1e9 if n_bytes else statistics.mean(best) / 1e9,
+        "read_gb_s": n_bytes / busy_s / 1e9 if busy_s else None,
+        "disk_share": best_s / busy_s if busy_s else None,
     }

@@ -10,6 +10,7 @@ The fast-math flags never include nnan or ninf: -inf is a value the kernels use 
 that is not visible), and a NaN must reach the caller.
 """
 
+import contextlib
 import hashlib
 import logging
 import platform
@@ -32,12 +33,14 @@ __all__ = [
     "intrinsic",
     "kernels_are_cached",
     "leaf",
+    "note_all_cached",
     "options",
     "reduction",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _FASTMATH = {"contract", "nsz"}
+_ALL = "all-compiled"
 _log = logging.getLogger(__name__)
 
 
@@ -82,8 +85,15 @@ if cache_dir is not None:
 
 
 def kernels_are_cached() -> bool:
-    """Return whether compiled kernels of this version lie in the cache already."""
-    return cache_dir is not None and next(cache_dir.rglob("*.nbc"), None) is not None
+    """Return whether all kernels of this version were compiled into the cache (`warm_up`)."""
+    return cache_dir is not None and (cache_dir / _ALL).exists()
+
+
+def note_all_cached() -> None:
+    """Note that they were."""
+    if cache_dir is not None:
+        with contextlib.suppress(OSError):  # they are looked through once more then
+            (cache_dir / _ALL).touch()
 
 
 def options(**changes: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Numba compiles one function at a time in a process, and the kernels are a minute
 processes halve it.  Every process takes the next module's kernels (they share functions) that
 nobody has claimed; what one has compiled, the others find in the cache.  Kernels that a process
 left behind (it was stopped, or ran out of memory) are compiled when they are first used, as
-always, which a warning says.
+always, which a warning says; the next warming up does the rest.
 """
 
 import gc
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from localv4.kernels._jit import cache_dir
+from localv4.kernels import _jit
 from localv4.kernels.lanes import ARRANGERS
 from localv4.kernels.launch import Kernel, Program, declared_kernels
 from localv4.kernels.matmul import weight_kernels
@@ -89,7 +89,7 @@ def warm_up(progress: Callable[[int, int], None]) -> None:
     progress
         Called now and then with the number of shares of the work begun and of all.
     """
-    if cache_dir is None:  # other processes could not hand over what they compile
+    if _jit.cache_dir is None:  # other processes could not hand over what they compile
         return
     with tempfile.TemporaryDirectory() as claims:
         processes = [_start(claims) for _ in range(min(usable_cpus(), _PROCESSES))]
@@ -103,7 +103,9 @@ def warm_up(progress: Callable[[int, int], None]) -> None:
                 process.kill()
                 process.wait()
     failed = sum(process.returncode != 0 for process in processes)
-    if failed:
+    if not failed:
+        _jit.note_all_cached()
+    else:
         _log.warning(
             "%d of %d processes that compile kernels ended early; the rest compiles when it is "
             "first used",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from localv4.kernels import warm
+from localv4.kernels import _jit, warm
 
 Fake = Callable[[str], list["subprocess.Popen[bytes]"]]
 
@@ -24,7 +24,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
             started.append(subprocess.Popen([sys.executable, "-c", code]))
             return started[-1]
 
-        monkeypatch.setattr(warm, "cache_dir", tmp_path)
+        monkeypatch.setattr(_jit, "cache_dir", tmp_path)
         monkeypatch.setattr(warm, "_shares", list)
         monkeypatch.setattr(warm, "_start", start)
         return started
@@ -42,12 +42,15 @@ def test_processes_that_end_early_are_reported_once(
     message = caplog.records[0].getMessage()
     assert f"{len(started)} of {len(started)} processes" in message
     assert "first used" in message
+    assert not _jit.kernels_are_cached()
 
 
 def test_processes_that_end_well_are_not_reported(fake: Fake, caplog: pytest.LogCaptureFixture):
     fake("pass")
+    assert not _jit.kernels_are_cached()
     warm.warm_up(lambda begun, count: None)
     assert not caplog.records
+    assert _jit.kernels_are_cached()
 
 
 def test_processes_stopped_by_an_interruption_are_not_reported(
@@ -62,3 +65,12 @@ def test_processes_stopped_by_an_interruption_are_not_reported(
     assert started
     assert all(process.returncode for process in started)
     assert not caplog.records
+    assert not _jit.kernels_are_cached()
+
+
+def test_kernels_that_something_else_compiled_are_not_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(_jit, "cache_dir", tmp_path)
+    (tmp_path / "read.nbc").touch()  # as `localv4 doctor` leaves it
+    assert not _jit.kernels_are_cached()
