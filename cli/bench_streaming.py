@@ -39,9 +39,10 @@ def streaming(
 
     --memory must be less than the model, as in: localv4 synth DIR --full-width --layers 12, then
     localv4 bench streaming -m DIR --memory 10GiB. The disk's best is what the same readers reach
-    when they are always asked for some experts; the bound of a token is the sum over its layers of
-    the dense part and the longer of two, reading experts at the disk's best or computing with them.
-    Prompts are random tokens, the answer is sampled.
+    when they are always asked for some experts: just before and after the tokens that are compared
+    with it, and once more while all threads compute, as both share the memory. The bound of a token
+    is the sum over its layers of the dense part and the longer of two, reading experts at the
+    disk's best or computing with them. Prompts are random tokens, the answer is sampled.
 
     Examples
     --------
@@ -101,7 +102,9 @@ def _rows(report: dict[str, Any]) -> dict[str, str]:
     if report["read_gb_s"] is not None:
         rows["disk"] = (
             f"{report['read_gb_s']:.2f} GB/s while reads were outstanding, "
-            f"{report['disk_share']:.0%} of its best {report['disk_gb_s']:.2f}"
+            f"{report['disk_share']:.0%} of its best {report['disk_gb_s']:.2f}; "
+            f"{report['beside_gb_s']:.2f} while all threads compute, "
+            f"{report['reachable_share']:.0%} of what that leaves"
         )
     if report["verified"] is not None:
         rows["checked"] = f"{report['verified']:,} resident experts equal the files"

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-_WAYS = ((True, 1), (True, 2), (True, 4), (True, 8), (False, 4))  # direct, readers
+_WAYS = ((True, 1), (True, 2), (True, 4), (True, 16), (False, 4))  # direct, readers
 _ROUNDS = 2  # apart in time, as disks have good and bad seconds
 _IN_FLIGHT = 6  # experts asked for at a time: as many as a layer of the releases may miss
 _TOTAL_S = 6.0  # after which no further way is tried: the disk is slow in all of them

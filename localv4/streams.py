@@ -19,7 +19,7 @@ from localv4.streaming import StreamedExperts, fewest_slots
 
 __all__ = ["Streams"]
 
-_N_READERS = 8  # where `localv4 doctor` has not found what suits the disk
+_N_READERS = 16  # where `localv4 doctor` has not found what suits the disk
 
 
 def _close(weights: DenseWeights, readers: Readers, files: ShardFiles) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import localv4.bench.streaming
 import localv4.engine
 from localv4.checkpoint import Checkpoint
 from localv4.expert_records import ExpertRecords
@@ -23,7 +24,7 @@ def n_experts(checkpoint: Checkpoint, mtp: bool = True) -> int:
 def force_streaming(
     monkeypatch: pytest.MonkeyPatch, n_slots: int | None = None, **changes: Any
 ) -> None:
-    """Let engines loaded from now on stream; None for the fewest slots."""
+    """Let engines loaded from now on, and the benchmark, stream; None for the fewest slots."""
 
     def plan(checkpoint: Checkpoint, *rest: Any) -> MemoryPlan:
         made = make_plan(checkpoint, *rest)
@@ -38,7 +39,8 @@ def force_streaming(
         }
         return dataclasses.replace(made, **(changed | changes))
 
-    monkeypatch.setattr(localv4.engine, "make_plan", plan)
+    for module in (localv4.engine, localv4.bench.streaming):
+        monkeypatch.setattr(module, "make_plan", plan)
 
 
 def store_of(engine: localv4.Engine) -> StreamedExperts:

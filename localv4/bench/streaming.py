@@ -1,20 +1,18 @@
 """Decode and prefill of a model that does not fit: beside the disk's best, and beside their bound.
 
 The disk's best is what the same readers reach when they are always asked for some experts at
-random.  Disks change pace within seconds, so tokens come in rounds, and those of a round are
-compared with what was reached just before it and just after it.  The bound of a token is the sum
-over its layers of the dense part and the longer of two: reading what was asked of the disk for
-this layer at its best, or computing with its experts.  What is computed is measured in the same
-run, in every fourth token, which is timed part by part and does not count otherwise.  Memory is
-sampled all the while.
+random.  The bound of a token is the sum over its layers of the dense part and the longer of two:
+reading what was asked of the disk for this layer at its best, or computing with its experts.  What
+is computed is measured in the same run, in every fourth token, which is timed part by part and
+does not count otherwise.  Memory is sampled all the while.
 """
 
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from localv4.bench.streamed_tokens import Round, Token, summary
 from localv4.checkpoint import Checkpoint
 from localv4.disk import reading_speed, shuffled_experts
 from localv4.errors import InvalidInput
@@ -78,11 +77,8 @@ def measure_streaming(
 
     Returns
     -------
-    For JSON: plan; prompts (seconds, tokens_s, hits, misses, read_gb, read_gb_s of each); token_s
-    (median), tokens_s (of all), hit_share, misses (a token), bound_s (mean), bound_ratio (all
-    tokens over all their bounds), dense_s and experts_s (computing, median of the tokens that were
-    timed), disk_gb_s (the best, for what was read when it was), read_gb_s (while reads were
-    outstanding) and disk_share; wait_s a token; peak_bytes; verified (experts compared, or None).
+    For JSON: plan; prompts (seconds, tokens_s, hits, misses, read_gb, read_gb_s of each); what
+    `summary` makes of the tokens; peak_bytes; verified (experts compared, or None).
 
     Raises
     ------
@@ -121,7 +117,8 @@ def measure_streaming(
         for numbers in np.array_split(np.arange(n_tokens), min(_ROUNDS, n_tokens)):
             tokens = run.tokens(numbers)
             after = disk.bytes_s()
-            rounds.append(_Round(tokens, (before + after) / 2))
+            beside = disk.bytes_s_beside(run.head)
+            rounds.append(Round(tokens, (before + after) / 2, beside))
             before = after
         verified = streams.store.verify() if check else None
         return {
@@ -132,7 +129,7 @@ def measure_streaming(
             "notes": plan.notes,
             "prompts": prompts,
             "tokens": n_tokens,
-            **_summary(rounds),
+            **summary(rounds),
             "peak_bytes": peak.n_bytes,
             "verified": verified,
         }
@@ -191,42 +188,13 @@ class _Disk:
         store = self._store
         return reading_speed(store.readers, store.records, self._experts, self._slots, _DISK_S)
 
-
-@dataclass
-class _Token:
-    """What one token took; `parts` has the seconds of each part of the model, if it was timed."""
-
-    seconds: float
-    wait_s: float
-    busy_s: float
-    n_bytes: int
-    hits: int
-    misses: int
-    asked_bytes: list[int]  # of each layer
-    parts: dict[str, float] | None
-
-    @property
-    def experts_s(self) -> float:
-        """Computing with routed experts, and the shared one's end."""
-        return (self.parts or {}).get("experts", 0.0)
-
-    @property
-    def dense_s(self) -> float:
-        """All other computing."""
-        return sum((self.parts or {}).values()) - self.experts_s
-
-    def bound_s(self, dense_s: float, experts_s: float, bytes_s: float) -> float:
-        """Return the sum over layers of dense and the longer of reads and experts."""
-        layer_s = experts_s / len(self.asked_bytes)
-        return dense_s + sum(max(n / bytes_s, layer_s) for n in self.asked_bytes)
-
-
-@dataclass
-class _Round:
-    """Tokens, and the disk's best before and after them."""
-
-    tokens: list[_Token]
-    bytes_s: float
+    def bytes_s_beside(self, compute: Callable[[], None]) -> float:
+        """Measure it while this thread calls something that computes."""
+        with ThreadPoolExecutor(1) as pool:
+            measured = pool.submit(self.bytes_s)
+            while not measured.done():
+                compute()
+            return measured.result()
 
 
 class _Run:
@@ -241,6 +209,7 @@ class _Run:
         self._position = 0
         self._rng = np.random.default_rng(0)
         self._logits = np.empty((1, model.config.vocab_size), np.float32)
+        self._hidden = np.zeros((1, model.config.hc_mult * model.config.hidden_size), np.float32)
         self._sampler = Sampler(SamplingParams(seed=0))
 
     def _empty(self) -> KVCache:
@@ -265,7 +234,8 @@ class _Run:
         for first in range(0, n_tokens, self._chunk_tokens):
             step = self._step(min(self._chunk_tokens, n_tokens - first))
             hidden = self._model.forward(self._cache, step)
-        self._model.logits(hidden[-1:], True, self._logits)
+        self._hidden[:] = hidden[-1:]
+        self.head()
         seconds = time.perf_counter() - began_s
         n_bytes, busy_s = readers.bytes_read - before[2], readers.busy_s - before[3]
         return {
@@ -279,7 +249,11 @@ class _Run:
             "outstanding_share": busy_s / seconds,
         }
 
-    def tokens(self, numbers: Iterable[int]) -> list[_Token]:
+    def head(self) -> None:
+        """Compute logits once more: weights pass through all threads."""
+        self._model.logits(self._hidden, True, self._logits)
+
+    def tokens(self, numbers: Iterable[int]) -> list[Token]:
         """Decode a token for each number, and one before some of them that is timed."""
         tokens = []
         for number in numbers:
@@ -288,7 +262,7 @@ class _Run:
             tokens.append(self.token())
         return tokens
 
-    def token(self, timed: bool = False) -> _Token:
+    def token(self, timed: bool = False) -> Token:
         """Decode a token as `localv4.load`'s engine does; if timed, part by part."""
         model, counters, readers = self._model, self._store.counters, self._store.readers
         step = self._fed(np.array([self._sampler.sample(self._logits[0])], np.int64))
@@ -297,11 +271,12 @@ class _Run:
         parts: dict[str, float] | None = {} if timed else None
         model.workspaces.seconds = parts
         began_s = time.perf_counter()
-        model.logits(model.forward(self._cache, step), True, self._logits)
+        self._hidden[:] = model.forward(self._cache, step)
+        self.head()
         seconds = time.perf_counter() - began_s
         model.workspaces.seconds = None
         asked = (self._store.asked - asked) * self._store.records.expert_bytes
-        return _Token(
+        return Token(
             seconds,
             counters.wait_s - before.wait_s,
             readers.busy_s - busy_s,
@@ -311,34 +286,3 @@ class _Run:
             asked.tolist(),
             parts,
         )
-
-
-def _summary(rounds: list[_Round]) -> dict[str, Any]:
-    timed = [token for part in rounds for token in part.tokens if token.parts is not None]
-    tokens = [token for part in rounds for token in part.tokens if token.parts is None]
-    best = [part.bytes_s for part in rounds for token in part.tokens if token.parts is None]
-    dense_s = statistics.median(token.dense_s for token in timed)
-    experts_s = statistics.median(token.experts_s for token in timed)
-    bounds = [
-        token.bound_s(dense_s, experts_s, bytes_s)
-        for token, bytes_s in zip(tokens, best, strict=True)
-    ]
-    total_s, busy_s = sum(t.seconds for t in tokens), sum(t.busy_s for t in tokens)
-    hits, misses = sum(t.hits for t in tokens), sum(t.misses for t in tokens)
-    n_bytes = sum(t.n_bytes for t in tokens)
-    best_s = sum(t.n_bytes / bytes_s for t, bytes_s in zip(tokens, best, strict=True))
-    return {
-        "token_s": statistics.median(t.seconds for t in tokens),
-        "tokens_s": len(tokens) / total_s,
-        "hit_share": hits / (hits + misses),
-        "misses": misses / len(tokens),
-        "read_bytes": n_bytes / len(tokens),
-        "bound_s": statistics.mean(bounds),
-        "bound_ratio": total_s / sum(bounds),
-        "dense_s": dense_s,
-        "experts_s": experts_s,
-        "wait_s": sum(t.wait_s for t in tokens) / len(tokens),
-        "disk_gb_s": n_bytes / best_s / 1e9 if n_bytes else statistics.mean(best) / 1e9,
-        "read_gb_s": n_bytes / busy_s / 1e9 if busy_s else None,
-        "disk_share": best_s / busy_s if busy_s else None,
-    }
