@@ -38,7 +38,7 @@ def streaming(
     """Measure a model whose experts are read from disk: speed, disk, waits, memory.
 
     --memory must be less than the model, as in: localv4 synth DIR --full-width --layers 12, then
-    localv4 bench streaming -m DIR --memory 10GiB. The disk's best is what the same readers reach
+    localv4 bench streaming -m DIR --memory 10GiB. The disk's best is what as many readers reach
     when they are always asked for some experts: just before and after the tokens that are compared
     with it, and once more while all threads compute, as both share the memory. The bound of a token
     is the sum over its layers of the dense part and the longer of two, reading experts at the

@@ -14,7 +14,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle, product
 from pathlib import Path
@@ -33,13 +33,12 @@ from localv4.untrusted import read_object
 __all__ = [
     "DiskProfile",
     "DiskTry",
+    "RandomExperts",
     "best_try",
     "keep_disk_in_use",
     "load_disk_profile",
     "measure_disk",
-    "reading_speed",
     "save_disk_profile",
-    "shuffled_experts",
 ]
 
 _log = logging.getLogger(__name__)
@@ -112,20 +111,16 @@ def measure_disk(checkpoint: Checkpoint, seconds: float = 0.5) -> list[DiskTry]:
     DamagedCheckpoint
         A shard cannot be read.
     """
-    records = ExpertRecords(checkpoint)
-    # no expert twice, as far as there are enough: a disk has a cache of its own
-    following = cycle(shuffled_experts(checkpoint))
-    slots = Slots(_IN_FLIGHT, records.slot_bytes)
-    slots.memory[::PAGE] = 0  # so that the first way does not pay for the memory
+    experts = RandomExperts(checkpoint)
     speeds: dict[tuple[bool, int], list[float]] = {}
     refused, began_s = False, time.perf_counter()
     for direct, n_readers in _WAYS * _ROUNDS:
         if speeds and (time.perf_counter() - began_s > _TOTAL_S or (direct and refused)):
             continue
-        files = ShardFiles(checkpoint.path, records.shards, direct)
+        files = ShardFiles(checkpoint.path, experts.records.shards, direct)
         readers = Readers(files, n_readers)
         try:
-            speed = reading_speed(readers, records, following, slots, seconds / _ROUNDS)
+            speed = experts.bytes_s(readers, seconds / _ROUNDS)
             refused |= direct and not files.direct
             way = files.direct, n_readers
             speeds.setdefault(way, []).append(speed)
@@ -153,48 +148,59 @@ def _today() -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
 
 
-def shuffled_experts(checkpoint: Checkpoint) -> list[tuple[int, int]]:
-    """Return layer and number of all experts of the body."""
-    config = checkpoint.config
-    keys = [*product(range(config.num_hidden_layers), range(config.n_routed_experts))]
-    random.Random(0).shuffle(keys)
-    return keys
+class RandomExperts:
+    """Experts of the body to be read at random.
 
+    Parameters
+    ----------
+    checkpoint
+        Whose.
 
-def reading_speed(
-    readers: Readers,
-    records: ExpertRecords,
-    experts: Iterator[tuple[int, int]],
-    slots: Slots,
-    seconds: float,
-) -> float:
-    """Return the bytes/s that readers reach while an expert for each slot is always asked for.
-
-    Nothing is being read afterwards.
+    Attributes
+    ----------
+    records
+        Where they lie.
     """
-    landed: SimpleQueue[Read] = SimpleQueue()
 
-    def ask(slot: int) -> None:
-        layer, expert = next(experts)
-        if not readers.files.direct:
-            _drop_cached(readers.files.folder, records.runs(layer, expert))
-        readers.submit(slot, records.pieces(layer, expert, slots.view(slot)), landed)
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.records = ExpertRecords(checkpoint)
+        config = checkpoint.config
+        keys = [*product(range(config.num_hidden_layers), range(config.n_routed_experts))]
+        random.Random(0).shuffle(keys)
+        # none twice, as far as there are enough: a disk has a cache of its own
+        self._following = cycle(keys)
+        self._slots = Slots(_IN_FLIGHT, self.records.slot_bytes)
+        self._slots.memory[::PAGE] = 0  # so that the first way does not pay for the memory
 
-    before, began_s = readers.bytes_read, time.perf_counter()
-    for slot in range(slots.n_slots):
-        ask(slot)
-    speed, outstanding = 0.0, slots.n_slots
-    while outstanding:
-        read = landed.get()
-        if read.error is not None:
-            raise read.error
-        taken_s = time.perf_counter() - began_s
-        if taken_s < seconds:
-            ask(read.key)
-            continue
-        speed = speed or (readers.bytes_read - before) / taken_s
-        outstanding -= 1
-    return speed
+    def bytes_s(self, readers: Readers, seconds: float) -> float:
+        """Return the bytes/s that readers reach while some experts are always asked for.
+
+        Nothing is being read afterwards.
+        """
+        landed: SimpleQueue[Read] = SimpleQueue()
+
+        def ask(slot: int) -> None:
+            layer, expert = next(self._following)
+            if not readers.files.direct:
+                _drop_cached(readers.files.folder, self.records.runs(layer, expert))
+            pieces = self.records.pieces(layer, expert, self._slots.view(slot))
+            readers.submit(slot, pieces, landed)
+
+        before, began_s = readers.bytes_read, time.perf_counter()
+        for slot in range(_IN_FLIGHT):
+            ask(slot)
+        speed, outstanding = 0.0, _IN_FLIGHT
+        while outstanding:
+            read = landed.get()
+            if read.error is not None:
+                raise read.error
+            taken_s = time.perf_counter() - began_s
+            if taken_s < seconds:
+                ask(read.key)
+                continue
+            speed = speed or (readers.bytes_read - before) / taken_s
+            outstanding -= 1
+        return speed
 
 
 def _drop_cached(folder: Path, runs: Sequence[Run]) -> None:

@@ -1,6 +1,6 @@
 """Decode and prefill of a model that does not fit: beside the disk's best, and beside their bound.
 
-The disk's best is what the same readers reach when they are always asked for some experts at
+The disk's best is what as many readers reach when they are always asked for some experts at
 random.  The bound of a token is the sum over its layers of the dense part and the longer of two:
 reading what was asked of the disk for this layer at its best, or computing with its experts.  What
 is computed is measured in the same run, in every fourth token, which is timed part by part and
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from localv4.bench.streamed_tokens import Round, Token, summary
 from localv4.checkpoint import Checkpoint
-from localv4.disk import reading_speed, shuffled_experts
+from localv4.disk import RandomExperts
 from localv4.errors import InvalidInput
 from localv4.kernels import tiers
 from localv4.kernels._jit import kernels_are_cached
@@ -32,16 +31,16 @@ from localv4.kv_cache import KVCache
 from localv4.limits import resident
 from localv4.memory import MemoryPlan, make_plan
 from localv4.model import Model
+from localv4.reads import Readers
 from localv4.sampling import Sampler, SamplingParams
 from localv4.sizes import format_bytes
-from localv4.slots import PAGE, Slots
 from localv4.step import Step
+from localv4.streaming import StreamedExperts
 from localv4.streams import Streams
 
 __all__ = ["measure_streaming"]
 
 _Say = Callable[[str], None]
-_DEPTH = 6  # experts that are always asked for while the disk's best is measured
 _DISK_S = 0.25
 _ROUNDS = 24
 _TIMED = 3  # tokens that count for one that is timed part by part
@@ -94,6 +93,7 @@ def measure_streaming(
         Checkpoint.open(folder) as checkpoint,
         computing(),
         _opened(checkpoint, budget, n_threads) as (plan, streams),
+        _Disk(checkpoint, streams.store) as disk,
         _Peak() as peak,
     ):
         model = Model(streams.weights, streams.store, n_threads)
@@ -102,7 +102,6 @@ def measure_streaming(
         say("reading the dense weights ...")
         for group in range(-1, len(model.blocks)):
             streams.weights.wait(group)
-        disk = _Disk(checkpoint, streams)
         disk.bytes_s()
         prompts = []
         for number in range(2):
@@ -175,18 +174,22 @@ class _Peak:
 
 
 class _Disk:
-    """The speed at which the same readers read experts at random."""
+    """The speed at which such readers as the store's read experts at random."""
 
-    def __init__(self, checkpoint: Checkpoint, streams: Streams) -> None:
-        self._store = streams.store
-        self._slots = Slots(_DEPTH, self._store.records.slot_bytes)
-        self._slots.memory[::PAGE] = 0
-        self._experts = cycle(shuffled_experts(checkpoint))
+    def __init__(self, checkpoint: Checkpoint, store: StreamedExperts) -> None:
+        self._experts = RandomExperts(checkpoint)
+        # of its own, as what the store's read counts as what tokens read
+        self._readers = Readers(store.readers.files, store.readers.n_threads)
+
+    def __enter__(self) -> "_Disk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._readers.close()
 
     def bytes_s(self) -> float:
         """Measure it now."""
-        store = self._store
-        return reading_speed(store.readers, store.records, self._experts, self._slots, _DISK_S)
+        return self._experts.bytes_s(self._readers, _DISK_S)
 
     def bytes_s_beside(self, compute: Callable[[], None]) -> float:
         """Measure it while this thread calls something that computes."""

@@ -52,6 +52,8 @@ def test_where_nothing_is_read_there_is_no_share():
 def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     force_streaming(monkeypatch)
     monkeypatch.setattr(streaming, "_DISK_S", 0.01)
+    kept: list[int] = []
+    monkeypatch.setattr("localv4.streams.keep_disk_in_use", lambda _, n, *__: kept.append(n))
     said: list[str] = []
     folder = make_small(tmp_path / "model")
     report = measure_streaming(folder, None, 5, 2, 7, 2, True, said.append)
@@ -62,4 +64,6 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert report["disk_share"] == pytest.approx(report["read_gb_s"] / report["disk_gb_s"])
     assert min(report["beside_gb_s"], report["reachable_share"], report["token_s"]) > 0
     assert [prompt["tokens"] for prompt in report["prompts"]] == [5, 5]
+    # nothing but what tokens read: two to warm up, seven that count, three that were timed
+    assert 0 < kept[0] < report["misses"] * 12 * 2 * report["plan"]["slot_bytes"]
     assert said[-1].startswith("decoding and measuring 7")
